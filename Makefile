@@ -1,0 +1,43 @@
+# outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo` and `make check` set up all they need.
+
+ifneq ($(filter demo check check-versions,$(MAKECMDGOALS)),)
+
+# With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
+# only says that it is not supported.
+demo check check-versions:
+	scripts/$@
+
+.PHONY: demo check check-versions
+
+else
+
+EXTENSION = extension/outbox
+MODULE_big = outbox
+DATA_built = sql/outbox--1.0.sql
+DATA = $(wildcard sql/outbox--*--*.sql)
+OBJS = $(patsubst %.cpp,%.o,$(wildcard extension/*.cpp bgworker/*.cpp))
+PRIVATE_HEADERS = $(wildcard extension/*.hpp bgworker/*.hpp)
+
+# -Wno-register: PostgreSQL 15's headers; -Wno-missing-field-initializers: 18's magic block
+PG_CXXFLAGS = -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-register -Wno-missing-field-initializers
+PG_CPPFLAGS = -I$(srcdir)
+SHLIB_LINK = -lstdc++ -lhiredis -lcares
+EXTRA_CLEAN = sql/outbox--1.0.sql results tmp_check output_iso log
+
+srcdir ?= .
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
+ifeq ($(PGXS),)
+$(error PostgreSQL's build system was not found: run scripts/setup, or set PG_CONFIG)
+endif
+# the bitcode step ignores PG_CXXFLAGS
+override with_llvm = no
+include $(PGXS)
+
+# PGXS knows no header dependencies
+$(OBJS): $(PRIVATE_HEADERS)
+
+sql/outbox--1.0.sql: sql/outbox.sql
+	cp $< $@
+
+endif

@@ -1,0 +1,501 @@
+// Appending: events are made into chunks, and every reply to a chunk is classified before the next one goes. While Redis works
+// on one chunk, the next is read and encoded.
+
+#include "bgworker/dispatcher.hpp"
+#include "bgworker/entry.hpp"
+#include "bgworker/reply.hpp"
+#include "bgworker/resp.hpp"
+#include "extension/settings.hpp"
+
+#include "extension/guard.hpp"
+#include "extension/printable.hpp"
+
+namespace outbox {
+
+// A foreign entry further in the future than this does not drag our positions behind it: its stream is held instead.
+constexpr int64 far_future = INT64CONST(24) * 3600 * 1000; // ms
+
+constexpr char changed_marker[] = "another worker has taken the sink over, or Redis has lost data";
+
+// Events looked at in one transaction, most of which may not need to be sent.
+constexpr int max_covered = 4096;
+
+static int64 clock_ms() {
+    return GetCurrentTimestamp() / 1000 + INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+}
+
+stream_state *dispatcher::stream_of(std::string_view topic) {
+    char key[max_topic_length + 1] = {};
+    memcpy(key, topic.data(), std::min(topic.size(), max_topic_length));
+    bool found;
+    auto *stream = static_cast<stream_state *>(hash_search(streams_, key, HASH_ENTER, &found));
+    if (!found) {
+        *stream = {};
+        memcpy(stream->topic, key, sizeof key);
+    }
+    return stream;
+}
+
+bool dispatcher::is_settled(const pg_uuid_t *event_id) const {
+    return hash_get_num_entries(settled_) > 0 && hash_search(settled_, event_id, HASH_FIND, nullptr);
+}
+
+void dispatcher::settle(const pg_uuid_t *event_id) { hash_search(settled_, event_id, HASH_ENTER, nullptr); }
+
+// In a transaction.
+void dispatcher::load_moves(int64 ms) {
+    if (moves_ms_ == ms)
+        return;
+    moves_ms_ = ms;
+    if (moves_)
+        pfree(moves_);
+    moves_ = nullptr;
+    move_count_ = 0;
+    if (!any_moves_)
+        return;
+    MemoryContext old = MemoryContextSwitchTo(batches_);
+    moves_ = state::load_moves(sink_id_, ms, move_count_);
+    MemoryContextSwitchTo(old);
+}
+
+// The entry ID of the event at `where`: that place itself, or where its batch's events of the topic were moved last.
+position dispatcher::place_of(std::string_view topic, position where) const {
+    position at = where;
+    for (int i = 0; i < move_count_; ++i)
+        if (topic == moves_[i].topic && where.n >= moves_[i].n && where.n <= moves_[i].upto_n)
+            at.ms = std::max(at.ms, moves_[i].to_ms);
+    return at;
+}
+
+// Gives events n to upto_n of a batch a place above everything in the stream. Recorded durably before anything is sent there:
+// after a crash in between, the batch is sent to the same new place again. False where the stream is too far ahead to follow.
+bool dispatcher::move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n) {
+    if (stream.tail.ms > clock_ms() + far_future)
+        return false;
+    state::move added = {};
+    strlcpy(added.topic, stream.topic, sizeof added.topic);
+    added.n = n;
+    added.upto_n = upto_n;
+    added.to_ms = next_ms(stream.tail.ms);
+    begin_transaction();
+    state::add_move(sink_id_, ms, added);
+    commit_transaction();
+    last_ms_ = added.to_ms;
+    any_moves_ = true;
+    moves_ms_ = 0;
+    return true;
+}
+
+// What is to be done with an event. `stop`: not in this chunk, its stream's tail must be dealt with first.
+dispatcher::verdict dispatcher::consider(const event_row &event, position where, stream_state *&stream, position &at,
+                                         bool from_hold) {
+    stream = stream_of(event.topic);
+    if (where <= stream->floor || is_settled(event.event_id))
+        return verdict::skip;
+    if (!from_hold) {
+        if (stream->held && where >= stream->held_from)
+            return verdict::skip;
+        for (int i = 0; i < settled_count_; ++i)
+            if (settled_n_[i] == where.n)
+                return verdict::skip;
+    }
+    at = place_of(event.topic, where);
+    // Never sent before, and the stream is above its place already: it would be refused.
+    if (at <= stream->tail && where > believed_)
+        return verdict::stop;
+    return verdict::send;
+}
+
+static std::string_view utf8(std::string_view stored) {
+    int encoding = GetDatabaseEncoding();
+    if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || stored.empty())
+        return stored;
+    char *converted = pg_server_to_any(stored.data(), static_cast<int>(stored.size()), PG_UTF8);
+    return converted == stored.data() ? stored : std::string_view(converted);
+}
+
+void dispatcher::encode(chunk &target, const event_row &event, position where, stream_state *stream, position at) {
+    entry_fields fields;
+    fields.topic = stream->name();
+    fields.at = at;
+    fields.must_exist = stream->exists;
+    fields.event_id = event.event_id->data;
+    fields.event_type = event.event_type;
+    fields.aggregate_type = utf8(event.aggregate_type);
+    fields.aggregate_id = utf8(event.aggregate_id);
+    fields.version = event.version;
+    fields.occurred_at_us = event.occurred_at +
+                            INT64CONST(1000000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+    fields.headers = utf8(event.headers);
+    fields.payload = utf8(event.payload);
+    cpp_call([&] { append_entry(*target.commands, fields); });
+    target.entries[target.count++] = {stream, where, at, *event.event_id};
+}
+
+void dispatcher::begin(chunk &target) {
+    target.clear();
+    cpp_call([&] { resp::append(*target.commands, "MULTI"); });
+}
+
+// The next events of the batch. Ends early, with what can go now, before an event whose stream is in its way.
+void dispatcher::fill(chunk &target) {
+    begin(target);
+    target.begin = reader_.where();
+    int64 ms = reader_.current().ms;
+    for (;;) {
+        stream_state *blocked = nullptr;
+        position blocked_at;
+        begin_transaction();
+        load_moves(ms);
+        reader_.begin();
+        while (!target.full() && target.events < max_covered) {
+            batch_reader::place before = reader_.where();
+            event_row event;
+            if (!reader_.next(event))
+                break;
+            position where = {ms, event.n};
+            stream_state *stream;
+            position at;
+            verdict decided = consider(event, where, stream, at, false);
+            if (decided == verdict::stop) {
+                reader_.seek(before);
+                blocked = stream;
+                blocked_at = where;
+                break;
+            }
+            if (decided == verdict::send)
+                encode(target, event, where, stream, at);
+            target.last = where;
+            ++target.events;
+        }
+        reader_.end();
+        commit_transaction();
+        if (!blocked || target.events > 0)
+            return;
+        if (!move_up(*blocked, ms, blocked_at.n, PG_INT64_MAX))
+            hold(*blocked, blocked_at, blocked_at, "the stream's last entry ID is too far in the future");
+    }
+}
+
+bool dispatcher::lease_is_due() const {
+    return TimestampDifferenceExceeds(leased_at_, GetCurrentTimestamp(), std::min(settings::lease_timeout / 5, 1000));
+}
+
+void dispatcher::seal(chunk &target, position marker) {
+    char place[position_text_size];
+    auto length = static_cast<int>(print(std::max(marker, marker_), place));
+    pg_snprintf(target.marker, sizeof target.marker, "%s:%.*s", incarnation_, length, place);
+    target.renews_lease = lease_is_due();
+    char lease[96];
+    pg_snprintf(lease, sizeof lease, "%s@%s", incarnation_, instance_);
+    char timeout[16];
+    pg_snprintf(timeout, sizeof timeout, "%d", settings::lease_timeout);
+    cpp_call([&] {
+        if (target.renews_lease)
+            resp::append(*target.commands, "SET", lease_key_, lease, "PX", timeout);
+        resp::append(*target.commands, "SET", marker_key_, target.marker);
+        resp::append(*target.commands, "EXEC");
+        resp::append(*target.commands, "WATCH", marker_key_);
+        resp::append(*target.commands, "GET", marker_key_);
+    });
+    if (target.renews_lease)
+        leased_at_ = GetCurrentTimestamp();
+}
+
+void dispatcher::accept(const chunk_entry &entry, bool duplicate) {
+    stream_state &stream = *entry.stream;
+    stream.tail = std::max(stream.tail, entry.at);
+    stream.exists = stream.dirty = true;
+    if (duplicate) {
+        ++stats_.duplicates_rejected;
+        return;
+    }
+    ++stream.appended;
+    ++stats_.published;
+    if (entry.event <= heal_until_)
+        ++stats_.healed;
+}
+
+// An error in reply to a queued command has aborted the whole chunk: nothing of it is in Redis.
+sent dispatcher::refuse_in_queue(chunk &target) {
+    const redisReply &marker = link_.reply(link_.received() - 1);
+    if (marker.type == REDIS_REPLY_STRING && strcmp(marker_text_, marker.str) != 0) {
+        link_.fail(changed_marker);
+        reconnect_at_once_ = true;
+        return sent::lost;
+    }
+    for (int i = 0; i < target.count; ++i) {
+        const redisReply &queued = link_.reply(static_cast<std::size_t>(i) + 1);
+        if (queued.type != REDIS_REPLY_ERROR || blame_for(queued.str, true) != blame::stream)
+            continue;
+        stream_state *stream = target.entries[i].stream;
+        position tried = target.entries[i].event;
+        for (int j = i + 1; j < target.count; ++j)
+            if (target.entries[j].stream == stream)
+                tried = target.entries[j].event;
+        hold(*stream, target.entries[i].event, tried, pstrdup(queued.str));
+        return sent::again;
+    }
+    for (std::size_t i = 0; i < link_.received(); ++i)
+        if (link_.reply(i).type == REDIS_REPLY_ERROR && !std::string_view(link_.reply(i).str).starts_with("EXECABORT")) {
+            link_.fail(pstrdup(link_.reply(i).str));
+            return sent::lost;
+        }
+    link_.fail("chunk refused without a reason");
+    return sent::lost;
+}
+
+// Entries whose ID was not above their stream's last. A rejection is believed only once the entry at that ID is seen to be this
+// event; otherwise somebody else owns the ID, and the event gets a higher one.
+sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
+    std::size_t asked = 0;
+    cpp_call([&] {
+        commands_->clear();
+        for (int i = 0; i < target.count; ++i)
+            if (rejected[i]) {
+                char at[position_text_size];
+                std::string_view id(at, print(target.entries[i].at, at));
+                append_xrange(*commands_, target.entries[i].stream->name(), id, id, 1);
+                ++asked;
+            }
+    });
+    if (!link_.ask(*commands_, asked))
+        return sent::lost;
+    bool missing[max_chunk_events] = {};
+    bool any_missing = false;
+    std::size_t next = 0;
+    for (int i = 0; i < target.count; ++i) {
+        if (!rejected[i])
+            continue;
+        const redisReply &found = link_.reply(next++);
+        if (found.type == REDIS_REPLY_ERROR) {
+            link_.fail(pstrdup(found.str));
+            return sent::lost;
+        }
+        pg_uuid_t id;
+        if (found.type == REDIS_REPLY_ARRAY && found.elements == 1 && read_event_id(*found.element[0], id.data) &&
+            memcmp(id.data, target.entries[i].id.data, UUID_LEN) == 0) {
+            accept(target.entries[i], true);
+            settled[i] = true;
+        } else {
+            missing[i] = any_missing = true;
+        }
+    }
+
+    // What is not there, or is not ours. Stream by stream: what does Redis know of it?
+    for (int i = 0; any_missing && i < target.count; ++i) {
+        if (!missing[i])
+            continue;
+        stream_state *stream = target.entries[i].stream;
+        cpp_call([&] {
+            commands_->clear();
+            append_xinfo(*commands_, stream->name());
+        });
+        if (!link_.ask(*commands_, 1))
+            return sent::lost;
+        stream_info info = read_stream_info(link_.reply(0));
+        stream->tail = std::max(stream->tail, info.last);
+        bool untouched = info.knows_deleted && info.first.ms > 0;
+        int first = -1, last = -1; // a run of events to be moved
+        auto move_run = [&](bool open_ended) {
+            if (first < 0)
+                return true;
+            position from = target.entries[first].event;
+            int64 upto = open_ended ? PG_INT64_MAX : target.entries[last].event.n;
+            first = -1;
+            return move_up(*stream, from.ms, from.n, upto);
+        };
+        bool followed = true;
+        position failed_from = target.entries[i].event, failed_to = failed_from;
+        for (int j = i; j < target.count; ++j) {
+            const chunk_entry &entry = target.entries[j];
+            if (entry.stream != stream)
+                continue;
+            bool ours = false;
+            if (missing[j]) {
+                missing[j] = false;
+                // Sent before, perhaps: then it was appended and has been deleted or trimmed since, unless Redis can tell
+                // that nothing so high ever was.
+                bool never_there = untouched && info.first <= entry.at && info.deleted < entry.at;
+                ours = entry.event <= believed_ && !stream->lost && !never_there;
+                if (ours)
+                    settled[j] = true;
+            } else {
+                ours = true; // it is in the stream
+            }
+            if (ours || (first >= 0 && entry.event.ms != target.entries[first].event.ms))
+                followed = move_run(false) && followed;
+            if (!ours) {
+                first = first < 0 ? j : first;
+                last = j;
+                failed_to = entry.event;
+            }
+        }
+        followed = move_run(first >= 0 && target.entries[last].event > believed_) && followed;
+        if (!followed)
+            hold(*stream, failed_from, failed_to, "the stream's last entry ID is too far in the future");
+    }
+    return sent::again;
+}
+
+// What became of each entry of an executed chunk. `settled` gets those that need not be sent again.
+sent dispatcher::judge(chunk &target, bool *settled) {
+    for (std::size_t i = 0; i < link_.received(); ++i) {
+        const redisReply &reply = link_.reply(i);
+        bool is_exec = i + 3 == link_.received();
+        if (reply.type == REDIS_REPLY_ERROR && !is_exec)
+            return refuse_in_queue(target);
+    }
+    const redisReply &exec = link_.reply(link_.received() - 3);
+    if (exec.type == REDIS_REPLY_NIL) {
+        // Somebody else appends, or Redis has lost data: nothing of the chunk is in it.
+        link_.fail(changed_marker);
+        reconnect_at_once_ = true;
+        return sent::lost;
+    }
+    if (exec.type == REDIS_REPLY_ERROR)
+        return refuse_in_queue(target);
+    if (exec.type != REDIS_REPLY_ARRAY || exec.elements < static_cast<std::size_t>(target.count)) {
+        link_.fail("unexpected reply to EXEC");
+        return sent::lost;
+    }
+    // Before anything else is asked, which takes the replies' place.
+    const redisReply &marker = link_.reply(link_.received() - 1);
+    bool marker_is_ours = marker.type == REDIS_REPLY_STRING && strcmp(marker.str, target.marker) == 0;
+
+    strlcpy(marker_text_, target.marker, sizeof marker_text_);
+
+    bool rejected[max_chunk_events] = {};
+    bool any_rejected = false, all = true;
+    struct failure {
+        stream_state *stream;
+        position from, tried;
+        const char *error;
+    } failures[max_chunk_events];
+    int failed = 0;
+    for (int i = 0; i < target.count; ++i) {
+        const redisReply &reply = *exec.element[i];
+        const chunk_entry &entry = target.entries[i];
+        if (reply.type == REDIS_REPLY_STRING || reply.type == REDIS_REPLY_STATUS) {
+            accept(entry, false);
+            settled[i] = true;
+            continue;
+        }
+        all = false;
+        if (reply.type == REDIS_REPLY_NIL) {
+            if (entry.stream->exists)
+                ereport(WARNING,
+                        errmsg("stream \"outbox:{%s}\" of sink \"%s\" was deleted from Redis", entry.stream->topic,
+                               sink_.name),
+                        errdetail("New events go on into a new stream of that name; entries up to %lld are gone.",
+                                  static_cast<long long>(entry.stream->tail.ms)),
+                        errhint("If that was not intended, check Redis' eviction policy."));
+            entry.stream->exists = false;
+            entry.stream->tail = {};
+            ++stats_.errors;
+            continue;
+        }
+        const char *error = reply.type == REDIS_REPLY_ERROR ? reply.str : "unexpected reply";
+        switch (blame_for(error, false)) {
+        case blame::sink:
+            link_.fail(pstrdup(error));
+            return sent::lost;
+        case blame::rejected:
+            rejected[i] = any_rejected = true;
+            break;
+        case blame::stream: {
+            int k = 0;
+            while (k < failed && failures[k].stream != entry.stream)
+                ++k;
+            if (k == failed)
+                failures[failed++] = {entry.stream, entry.event, entry.event, pstrdup(error)};
+            failures[k].tried = entry.event;
+            break;
+        }
+        }
+    }
+    if (!marker_is_ours) {
+        // The chunk itself was appended, but the next one must not go without a look. What was refused in it is not lost: the
+        // marker that we saw was ours until EXEC, and reconciliation sends the chunk again.
+        link_.fail(changed_marker);
+        reconnect_at_once_ = true;
+        return sent::lost;
+    }
+    for (int k = 0; k < failed; ++k)
+        hold(*failures[k].stream, failures[k].from, failures[k].tried, failures[k].error);
+    if (any_rejected)
+        return verify(target, rejected, settled);
+    return all ? sent::good : sent::again;
+}
+
+sent dispatcher::conclude(chunk &target) {
+    if (!link_.receive(target.replies()))
+        return sent::lost;
+    bool settled[max_chunk_events] = {};
+    sent result = judge(target, settled);
+    if (result == sent::lost)
+        return result;
+    if (result == sent::again) {
+        // The chunk is made again without these. They are few, and all of this batch.
+        for (int i = 0; i < target.count && settled_count_ < max_chunk_events; ++i)
+            if (settled[i])
+                settled_n_[settled_count_++] = target.entries[i].event.n;
+        return result;
+    }
+    settled_count_ = 0;
+    cursor_ = target.last;
+    marker_ = std::max(marker_, cursor_);
+    unsaved_ = true;
+    stats_.confirmed_at = GetCurrentTimestamp();
+    publish();
+    return result;
+}
+
+// Sends the batch, chunk by chunk, up to its end or until something else is due.
+sent dispatcher::run_batch() {
+    chunk *flying = nullptr;
+    int next = 0;
+    for (;;) {
+        chunk &filled = chunks_[next];
+        TimestampTz retry = next_retry();
+        bool leave = ConfigReloadPending || slot_->reload || (retry != 0 && retry <= GetCurrentTimestamp());
+        if (!leave)
+            fill(filled);
+        if (flying) {
+            sent result = conclude(*flying);
+            if (result == sent::lost)
+                return result;
+            if (result == sent::again) {
+                reader_.seek(flying->begin);
+                flying = nullptr;
+                continue;
+            }
+            flying = nullptr;
+        }
+        if (leave)
+            return sent::good;
+        if (filled.events == 0) {
+            batch_open_ = false;
+            passed_ms_ = reader_.current().ms;
+            ++stats_.batches;
+            return sent::good;
+        }
+        seal(filled, filled.last);
+        if (!link_.send(*filled.commands))
+            return sent::lost;
+        flying = &filled;
+        next = 1 - next;
+    }
+}
+
+// An empty chunk: says that this worker lives, and notices when Redis is not what it was.
+bool dispatcher::renew_lease() {
+    begin(hold_chunk_);
+    seal(hold_chunk_, cursor_);
+    if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
+        return false;
+    bool settled[max_chunk_events];
+    return judge(hold_chunk_, settled) == sent::good;
+}
+
+} // namespace outbox

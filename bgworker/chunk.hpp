@@ -1,0 +1,44 @@
+// A chunk: some events of one batch, appended whole or not at all. MULTI, one XADD for each event, SET of the marker, EXEC; and
+// behind it WATCH and GET of the marker for the next chunk, which goes only if nobody else has written it since.
+#pragma once
+
+#include "bgworker/batch.hpp"
+#include "bgworker/position.hpp"
+#include "bgworker/stream.hpp"
+#include "extension/pg.hpp"
+
+#include <string>
+
+namespace outbox {
+
+constexpr int max_chunk_events = 256;
+constexpr std::size_t max_chunk_bytes = 512 * 1024; // but always room for one event
+
+struct chunk_entry {
+    stream_state *stream;
+    position event; // its place in the batch: what the cursor counts
+    position at;    // its entry ID
+    pg_uuid_t id;
+};
+
+struct chunk {
+    std::string *commands = nullptr; // lives as long as the process
+    chunk_entry entries[max_chunk_events];
+    int count = 0;               // entries to be sent
+    int events = 0;              // events covered, with those that need not be sent
+    position last;               // the last event covered
+    batch_reader::place begin;   // before the first
+    bool renews_lease = false;
+    char marker[112] = "";
+
+    void clear() {
+        commands->clear();
+        count = events = 0;
+        renews_lease = false;
+    }
+    bool full() const { return count == max_chunk_events || commands->size() >= max_chunk_bytes; }
+    // Replies: MULTI, the entries, SET, perhaps the lease, EXEC, WATCH, GET.
+    std::size_t replies() const { return static_cast<std::size_t>(count) + (renews_lease ? 6 : 5); }
+};
+
+} // namespace outbox

@@ -1,0 +1,556 @@
+// The loop of one sink: record a tick, read its batch, append it, confirm it, wait for the next. On an error that is not Redis'
+// the process ends, and the launcher starts another.
+
+#include "bgworker/dispatcher.hpp"
+
+#include "bgworker/backoff.hpp"
+#include "bgworker/reply.hpp"
+#include "bgworker/worker.hpp"
+#include "extension/settings.hpp"
+#include "extension/storage.hpp"
+
+#include "extension/guard.hpp"
+
+extern "C" {
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+}
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+namespace outbox {
+
+constexpr int checkpoint_interval = 5000; // ms, while events flow
+constexpr int complaint_interval = 60000; // ms between two log lines about the same trouble
+
+using shared::worker_state;
+
+dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(sink_id) {
+    round_ = AllocSetContextCreate(TopMemoryContext, "outbox round", ALLOCSET_DEFAULT_SIZES);
+    batches_ = AllocSetContextCreate(TopMemoryContext, "outbox batch", ALLOCSET_DEFAULT_SIZES);
+    reader_.init(batches_);
+    hold_reader_.init(batches_);
+    cpp_call([this] {
+        commands_ = new std::string;
+        for (chunk *each : {&chunks_[0], &chunks_[1], &hold_chunk_})
+            each->commands = new std::string;
+    });
+    stats_.since = GetCurrentTimestamp();
+    measured_at_ = stats_.since;
+
+    HASHCTL control = {};
+    control.keysize = sizeof(stream_state::topic);
+    control.entrysize = sizeof(stream_state);
+    streams_ = hash_create("outbox streams", 64, &control, HASH_ELEM | HASH_BLOBS);
+    control.keysize = control.entrysize = sizeof(pg_uuid_t);
+    settled_ = hash_create("outbox settled events", 64, &control, HASH_ELEM | HASH_BLOBS);
+}
+
+static int64 clock_ms() {
+    return GetCurrentTimestamp() / 1000 + INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+}
+
+// The next ms that is free: never one in use, also when the clock goes back.
+int64 dispatcher::next_ms(int64 above) const { return std::max({last_ms_ + 1, clock_ms(), above + 1}); }
+
+void dispatcher::begin_transaction() {
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    const storage::relations *relations = storage::find();
+    if (relations) {
+        // DROP EXTENSION locks this first: it waits for us or we for it, but never both.
+        LockDatabaseObject(ExtensionRelationId, relations->extension, 0, AccessShareLock);
+        relations = storage::find();
+    }
+    if (relations)
+        return;
+    AbortCurrentTransaction();
+    ereport(LOG, errmsg("outbox worker for database %u ends: the extension was dropped", MyDatabaseId));
+    shared::release(slot_);
+    proc_exit(0);
+}
+
+void dispatcher::commit_transaction() {
+    CommitTransactionCommand();
+    MemoryContextSwitchTo(round_);
+    // The wait for a synchronous standby may have been cut short by the signal to end: go no further then.
+    CHECK_FOR_INTERRUPTS();
+}
+
+void dispatcher::set_state(worker_state state) {
+    if (stats_.state == state)
+        return;
+    stats_.state = state;
+    stats_.since = GetCurrentTimestamp();
+    set_ps_display(shared::name_of(state));
+    pgstat_report_activity(state == worker_state::streaming || state == worker_state::healing ? STATE_RUNNING : STATE_IDLE,
+                           shared::name_of(state));
+    shared::publish(slot_, stats_);
+}
+
+void dispatcher::publish() {
+    TimestampTz now = GetCurrentTimestamp();
+    if (TimestampDifferenceExceeds(measured_at_, now, 1000)) {
+        stats_.throughput = static_cast<double>(stats_.published - measured_published_) * 1e6 /
+                            static_cast<double>(now - measured_at_);
+        measured_published_ = stats_.published;
+        measured_at_ = now;
+    }
+    stats_.cursor_ms = cursor_.ms;
+    stats_.cursor_n = cursor_.n;
+    stats_.tick_ms = batch_open_ ? reader_.current().ms : passed_ms_;
+    shared::publish(slot_, stats_);
+}
+
+// Which server this is, as far as a clone of it differs: its host, its boot and its data directory.
+static void print_instance(char *text, Size size) {
+    struct {
+        uint64 system_identifier;
+        Oid database;
+        dev_t device;
+        ino_t inode;
+        char host[64];
+        char boot[40];
+    } parts;
+    memset(static_cast<void *>(&parts), 0, sizeof parts);
+    parts.system_identifier = GetSystemIdentifier();
+    parts.database = MyDatabaseId;
+    struct stat status;
+    if (stat(DataDir, &status) == 0) {
+        parts.device = status.st_dev;
+        parts.inode = status.st_ino;
+    }
+    gethostname(parts.host, sizeof parts.host - 1);
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        ssize_t count = read(fd, parts.boot, sizeof parts.boot - 1);
+        if (count < 0)
+            parts.boot[0] = '\0';
+        close(fd);
+    }
+    uint64 hash = hash_bytes_extended(reinterpret_cast<unsigned char *>(&parts), sizeof parts, 0);
+    pg_snprintf(text, size, "%016llx", static_cast<unsigned long long>(hash));
+}
+
+// The sink's row. False while there is nothing to do for it: the default sink has no row before the first event.
+bool dispatcher::load_sink() {
+    begin_transaction();
+    bool found = state::load_sink(sink_id_, sink_);
+    if (!found && sink_id_ == default_sink && state::has_native_events()) {
+        state::keep_default_sink();
+        CommandCounterIncrement();
+        found = state::load_sink(sink_id_, sink_);
+    }
+    commit_transaction();
+    if (!found)
+        return false;
+    sink_known_ = true;
+    pg_snprintf(marker_key_, sizeof marker_key_, "outbox:sink:%s", sink_.uuid);
+    pg_snprintf(lease_key_, sizeof lease_key_, "outbox:sink:%s:lease", sink_.uuid);
+    pg_snprintf(client_name_, sizeof client_name_, "outbox:%s", sink_.uuid);
+    if (!*instance_)
+        print_instance(instance_, sizeof instance_);
+    return true;
+}
+
+// What an earlier worker left.
+void dispatcher::load_memory() {
+    begin_transaction();
+    cursor_ = saved_ = state::load_checkpoint(sink_id_);
+    state::load_streams(
+        sink_id_,
+        [](void *self, const stream_state &loaded) {
+            auto *own = static_cast<dispatcher *>(self);
+            stream_state *stream = own->stream_of(loaded.name());
+            *stream = loaded;
+            own->held_streams_ += loaded.held ? 1 : 0;
+        },
+        this);
+    state::load_settled(
+        sink_id_, [](void *self, const pg_uuid_t *id) { static_cast<dispatcher *>(self)->settle(id); }, this);
+    any_moves_ = state::has_moves(sink_id_);
+    last_ms_ = state::highest_ms(sink_id_);
+    commit_transaction();
+    close_foreign_anchors();
+
+    begin_transaction();
+    tick last;
+    if (last_tick_before(sink_id_, no_tick, last)) {
+        recorded_ms_ = last.ms;
+        recorded_seq_ = last.anchor == storage::anchor() ? last.seq : 0;
+        if (last.anchor != storage::anchor())
+            last = predecessor(sink_id_, {no_tick, storage::anchor(), 0, nullptr});
+        if (last.snapshot) {
+            last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, VARSIZE(last.snapshot)));
+            memcpy(static_cast<void *>(last_snapshot_), last.snapshot, VARSIZE(last.snapshot));
+        }
+    }
+    commit_transaction();
+    passed_ms_ = cursor_.ms > 0 ? cursor_.ms - 1 : 0;
+    memory_loaded_ = true;
+}
+
+// Events that came with a dump carry transaction ids of another cluster. One tick closes them: its batch is what the old cluster
+// had not put into a tick yet. It comes before the first tick of our own.
+void dispatcher::close_foreign_anchors() {
+    begin_transaction();
+    lock_ticks(sink_id_);
+    state::load_foreign_anchors(
+        [](void *self, int32 anchor, FullTransactionId end) {
+            auto *own = static_cast<dispatcher *>(self);
+            stored_snapshot closing = {};
+            SET_VARSIZE(&closing, offsetof(stored_snapshot, xip));
+            closing.xmin = closing.xmax = end;
+            tick last = predecessor(own->sink_id_, {no_tick, anchor, 0, nullptr});
+            if (last.snapshot && !FullTransactionIdPrecedes(last.snapshot->xmax, end) && last.snapshot->nxip == 0)
+                return; // closed already
+            own->last_ms_ = own->next_ms();
+            insert_tick(own->sink_id_, {own->last_ms_, anchor, 0, &closing}, own->cursor_);
+        },
+        this);
+    commit_transaction();
+}
+
+// Records where the batch of everything that committed since the last tick ends, and opens that batch. False when there is nothing.
+bool dispatcher::record_tick(bool only_when_full) {
+    begin_transaction();
+    lock_ticks(sink_id_);
+    PushActiveSnapshot(GetLatestSnapshot());
+    tick recorded;
+    recorded.ms = next_ms();
+    recorded.anchor = storage::anchor();
+    recorded.seq = storage::last_seq(storage::require());
+    recorded.snapshot = active_snapshot();
+    if (last_snapshot_ && FullTransactionIdPrecedes(recorded.snapshot->xmax, last_snapshot_->xmax))
+        elog(ERROR, "snapshot of a tick is older than that of its predecessor");
+    bool wanted;
+    if (only_when_full) {
+        wanted = recorded.seq - recorded_seq_ >= settings::batch_size;
+    } else {
+        reader_.open(recorded, last_snapshot_);
+        wanted = reader_.probe();
+    }
+    if (wanted) {
+        insert_tick(sink_id_, recorded, cursor_);
+        if (last_snapshot_)
+            pfree(last_snapshot_);
+        last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, VARSIZE(recorded.snapshot)));
+        memcpy(static_cast<void *>(last_snapshot_), recorded.snapshot, VARSIZE(recorded.snapshot));
+    }
+    int64 ms = recorded.ms, seq = recorded.seq;
+    PopActiveSnapshot();
+    commit_transaction();
+    if (!wanted)
+        return false;
+    last_ms_ = recorded_ms_ = ms;
+    recorded_seq_ = seq;
+    ticked_at_ = GetCurrentTimestamp();
+    return true;
+}
+
+// While the sink is down or paused, so that what piles up drains in batches of a bounded size.
+void dispatcher::record_backlog_tick() {
+    if (!memory_loaded_ ||
+        !TimestampDifferenceExceeds(backlog_checked_at_, GetCurrentTimestamp(), settings::poll_interval))
+        return;
+    backlog_checked_at_ = GetCurrentTimestamp();
+    record_tick(true);
+}
+
+// Opens the next batch: of a tick that was recorded before, or of a new one.
+bool dispatcher::next_batch() {
+    if (recorded_ms_ > passed_ms_) {
+        begin_transaction();
+        tick next;
+        bool found = first_tick_after(sink_id_, passed_ms_, next);
+        if (found) {
+            reader_.open(next, predecessor(sink_id_, next).snapshot);
+            if (next.ms == cursor_.ms && cursor_.n >= 0) {
+                reader_.begin();
+                event_row event;
+                while (reader_.where().n < cursor_.n && reader_.next(event)) {
+                }
+                reader_.end();
+            }
+        }
+        commit_transaction();
+        batch_open_ = found;
+        if (found)
+            return true;
+    }
+    // Many small ticks would compete with the database for its log. One that comes long after the last does not wait.
+    if (settings::linger > 0 && !TimestampDifferenceExceeds(ticked_at_, GetCurrentTimestamp(), settings::linger)) {
+        int rest = static_cast<int>(TimestampDifferenceMilliseconds(
+            GetCurrentTimestamp(), TimestampTzPlusMilliseconds(ticked_at_, settings::linger)));
+        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::max(rest, 1), PG_WAIT_EXTENSION);
+    }
+    uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
+    batch_open_ = record_tick(false);
+    if (asked > pg_atomic_read_u64(&slot_->flush_done)) {
+        flush_asked_ = asked;
+        flush_ms_ = batch_open_ ? recorded_ms_ : passed_ms_;
+        answer_flush();
+    }
+    return batch_open_;
+}
+
+// Everything that was committed when flush() was called is in the batches up to flush_ms_.
+void dispatcher::answer_flush() {
+    if (flush_asked_ == 0 || passed_ms_ < flush_ms_ || held_streams_ > 0)
+        return;
+    pg_atomic_write_u64(&slot_->flush_done, flush_asked_);
+    flush_asked_ = 0;
+}
+
+// Writes down how far the sink is. What is lost of it in a crash, Redis' marker knows.
+void dispatcher::checkpoint() {
+    if (!unsaved_ || cursor_ < heal_until_)
+        return;
+    begin_transaction();
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        if (stream->dirty) {
+            state::save_stream(sink_id_, *stream);
+            stream->dirty = false;
+        }
+    saved_xid_ = state::save_checkpoint(sink_id_, cursor_);
+    saved_ = cursor_;
+    commit_transaction();
+    saved_at_ = GetCurrentTimestamp();
+    unsaved_ = false;
+    pgstat_report_stat(true);
+}
+
+// The connection is lost, or Redis refuses to work. Logged once a minute.
+void dispatcher::lose(const char *doing) {
+    link_.close();
+    batch_open_ = false;
+    if (stats_.state == worker_state::fenced)
+        return;
+    ++stats_.errors;
+    strlcpy(stats_.last_error, link_.error(), sizeof stats_.last_error);
+    stats_.last_error_at = GetCurrentTimestamp();
+    if (reconnect_at_once_) {
+        reconnect_at_once_ = false;
+        ereport(LOG, errmsg("sink \"%s\" looks at Redis again: %s", sink_.name, link_.error()));
+        publish();
+        return;
+    }
+    ++failures_;
+    int delay =
+        backoff(failures_, settings::retry_min, settings::retry_max, pg_prng_double(&pg_global_prng_state));
+    retry_at_ = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+    down_ = true;
+    set_state(worker_state::backing_off);
+    publish();
+    if (complained_at_ != 0 &&
+        !TimestampDifferenceExceeds(complained_at_, GetCurrentTimestamp(), complaint_interval))
+        return;
+    complained_at_ = GetCurrentTimestamp();
+    ereport(WARNING,
+            errmsg("%s Redis at \"%s\" for sink \"%s\": %s", doing, link_.endpoint(), sink_.name, link_.error()),
+            errhint("%s", hint_for(link_.error())));
+}
+
+bool dispatcher::connect() {
+    reconnect_at_once_ = false;
+    if (stats_.state != worker_state::fenced && !down_)
+        set_state(worker_state::connecting);
+    bool was_fenced = stats_.state == worker_state::fenced;
+    if (!link_.open(client_name_)) {
+        if (was_fenced)
+            set_state(worker_state::connecting);
+        lose("could not connect to");
+        return false;
+    }
+    if (!reconcile()) {
+        lose("could not work with");
+        return false;
+    }
+    if (down_ || was_fenced)
+        ereport(LOG, errmsg("sink \"%s\" works again with Redis at \"%s\"", sink_.name, link_.endpoint()));
+    down_ = false;
+    failures_ = 0;
+    complained_at_ = 0;
+    set_state(healing_ ? worker_state::healing : worker_state::streaming);
+    publish();
+    return true;
+}
+
+// One piece of work. False when there was none.
+bool dispatcher::dispatch() {
+    if (!link_.check_idle() || (lease_is_due() && !batch_open_ && !renew_lease())) {
+        lose("lost");
+        return true;
+    }
+    if (stream_state *stream = due_hold()) {
+        if (retry(*stream) == sent::lost)
+            lose("lost");
+        answer_flush();
+        return true;
+    }
+    if (unsaved_ && TimestampDifferenceExceeds(saved_at_, GetCurrentTimestamp(), checkpoint_interval))
+        checkpoint();
+    if (!batch_open_) {
+        turn_ring();
+        if (!next_batch())
+            return false;
+    }
+    set_state(cursor_ < heal_until_ ? worker_state::healing : worker_state::streaming);
+    if (run_batch() == sent::lost)
+        lose("lost");
+    else
+        answer_flush();
+    return true;
+}
+
+// Until a commit, a signal or the socket wants something, but not longer.
+void dispatcher::wait(int ms) {
+    TimestampTz retry = link_.is_open() ? next_retry() : 0;
+    if (retry != 0)
+        ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
+    if (link_.is_open())
+        ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
+    int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | (link_.fd() >= 0 ? WL_SOCKET_READABLE : 0);
+    int result = WaitLatchOrSocket(MyLatch, events, link_.fd() >= 0 ? link_.fd() : PGINVALID_SOCKET,
+                                   std::max(ms, 1), PG_WAIT_EXTENSION);
+    if (result & WL_LATCH_SET)
+        ResetLatch(MyLatch);
+}
+
+void dispatcher::rest() {
+    // Nothing has come for a while: what is known is written down, once.
+    if (unsaved_ && TimestampDifferenceExceeds(stats_.confirmed_at, GetCurrentTimestamp(), 1000))
+        checkpoint();
+    publish();
+    pgstat_report_stat(false);
+    wait(settings::poll_interval);
+}
+
+void dispatcher::run() {
+    for (;;) {
+        CHECK_FOR_INTERRUPTS();
+        MemoryContextReset(round_);
+        MemoryContextSwitchTo(round_);
+        if (ConfigReloadPending) {
+            ConfigReloadPending = false;
+            char *url = pstrdup(settings::redis_url), *file = pstrdup(settings::redis_password_file);
+            ProcessConfigFile(PGC_SIGHUP);
+            if (strcmp(url, settings::redis_url) != 0 || strcmp(file, settings::redis_password_file) != 0) {
+                link_.close(); // also an unclassified chunk is settled by reconciling
+                batch_open_ = false;
+                complained_at_ = retry_at_ = 0;
+            }
+        }
+        // Take the flag before looking: a commit after this sets the latch again.
+        if (shared::take_reload(slot_)) {
+            sink_known_ = false;
+            retry_at_ = 0;
+        }
+        if (!sink_known_ && !load_sink()) {
+            set_state(worker_state::idle);
+            wait(settings::poll_interval);
+            continue;
+        }
+        bool restored = sink_.anchor != storage::anchor();
+        if (restored || sink_.paused || !settings::enabled) {
+            if (restored && stats_.state != worker_state::restored)
+                ereport(LOG,
+                        errmsg("sink \"%s\" is paused: this database was restored from a dump, copied or upgraded",
+                               sink_.name),
+                        errhint("If it is the real one, run SELECT outbox.resume('%s').", sink_.name));
+            link_.close();
+            batch_open_ = false;
+            set_state(restored        ? worker_state::restored
+                      : sink_.paused  ? worker_state::paused
+                                      : worker_state::disabled);
+            if (!restored) {
+                if (!memory_loaded_)
+                    load_memory();
+                record_backlog_tick();
+                checkpoint();
+            }
+            wait(settings::poll_interval);
+            continue;
+        }
+        if (!memory_loaded_)
+            load_memory();
+        if (!link_.is_open()) {
+            TimestampTz now = GetCurrentTimestamp();
+            if (now < retry_at_) {
+                record_backlog_tick();
+                wait(std::min(settings::poll_interval,
+                              static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry_at_))));
+                continue;
+            }
+            connect();
+            continue;
+        }
+        if (!dispatch())
+            rest();
+    }
+}
+
+// The settings that an operator may have given to the database or to all, and that would break a promise in here.
+static void pin_settings() {
+    const struct {
+        const char *name, *value;
+    } pinned[] = {
+        {"synchronous_commit", "on"}, // a tick covers only what is durable when it is
+        {"default_transaction_isolation", "read committed"},
+        {"default_transaction_read_only", "off"},
+        {"default_transaction_deferrable", "off"},
+        {"statement_timeout", "0"},
+        {"lock_timeout", "0"},
+        {"idle_in_transaction_session_timeout", "0"},
+#if PG_VERSION_NUM >= 170000
+        {"transaction_timeout", "0"},
+#endif
+        {"search_path", "pg_catalog, pg_temp"},
+        {"row_security", "off"},
+        {"session_replication_role", "origin"},
+        {"jit", "off"},
+        {"client_min_messages", "error"},
+        {"log_statement", "none"},
+        {"log_min_duration_statement", "-1"},
+    };
+    for (const auto &setting : pinned)
+        SetConfigOption(setting.name, setting.value, PGC_SUSET, PGC_S_SESSION);
+}
+
+extern "C" {
+
+PGDLLEXPORT void outbox_dispatcher_main(Datum index) {
+    worker_identity identity;
+    memcpy(&identity, MyBgworkerEntry->bgw_extra, sizeof identity);
+    pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGTERM, die);
+    // A cancelled wait for a synchronous standby would look like success.
+    pqsignal(SIGINT, SIG_IGN);
+    BackgroundWorkerUnblockSignals();
+
+    shared::slot *slot = shared::attach(DatumGetInt32(index), identity.database, identity.sink_id);
+    if (!slot)
+        proc_exit(0);
+    BackgroundWorkerInitializeConnectionByOid(identity.database, InvalidOid, 0);
+    pin_settings();
+
+    // From here on as the owner of the outbox, who is no superuser; nothing run in this process can change that.
+    StartTransactionCommand();
+    Oid owner = get_role_oid("outbox_worker", true);
+    CommitTransactionCommand();
+    if (!OidIsValid(owner)) {
+        shared::release(slot);
+        proc_exit(0);
+    }
+    SetUserIdAndSecContext(owner, SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
+
+    auto *memory = MemoryContextAllocZero(TopMemoryContext, sizeof(dispatcher));
+    (new (memory) dispatcher(slot, identity.sink_id))->run();
+}
+}
+
+} // namespace outbox

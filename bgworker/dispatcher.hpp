@@ -1,0 +1,160 @@
+// The worker of one sink: tick, read, append, confirm, wait. What its parts share.
+#pragma once
+
+#include "bgworker/batch.hpp"
+#include "bgworker/chunk.hpp"
+#include "bgworker/link.hpp"
+#include "bgworker/position.hpp"
+#include "bgworker/shared.hpp"
+#include "bgworker/state.hpp"
+#include "bgworker/stream.hpp"
+#include "extension/pg.hpp"
+
+namespace outbox {
+
+enum class sent { good, again, lost };
+
+class dispatcher {
+  public:
+    dispatcher(shared::slot *slot, int sink_id);
+    dispatcher(const dispatcher &) = delete;
+    dispatcher &operator=(const dispatcher &) = delete;
+
+    [[noreturn]] void run();
+
+  private:
+    // -- dispatcher.cpp: the loop
+    void begin_transaction(); // ends the process where the extension is gone
+    void commit_transaction();
+    bool load_sink();
+    void load_memory();
+    void close_foreign_anchors();
+    bool connect();
+    bool dispatch();
+    bool next_batch();
+    bool record_tick(bool only_when_full);
+    void record_backlog_tick();
+    void checkpoint();
+    void answer_flush();
+    void wait(int ms);
+    void rest();
+    void set_state(shared::worker_state state);
+    void publish();
+    void lose(const char *doing);
+    int64 next_ms(int64 above = 0) const;
+
+    // -- append.cpp: one chunk
+    sent run_batch();
+    void fill(chunk &target);
+    enum class verdict { skip, send, stop };
+    verdict consider(const event_row &event, position where, stream_state *&stream, position &at, bool from_hold);
+    void encode(chunk &target, const event_row &event, position where, stream_state *stream, position at);
+    void begin(chunk &target);
+    void seal(chunk &target, position marker);
+    sent conclude(chunk &target);
+    sent judge(chunk &target, bool *settled);
+    sent refuse_in_queue(chunk &target);
+    sent verify(chunk &target, const bool *rejected, bool *settled);
+    void accept(const chunk_entry &entry, bool duplicate);
+    bool renew_lease();
+    bool lease_is_due() const;
+    position place_of(std::string_view topic, position where) const;
+    bool move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n);
+    void load_moves(int64 ms);
+    stream_state *stream_of(std::string_view topic);
+    stream_state **all_streams(int &count) const;
+    bool is_settled(const pg_uuid_t *event_id) const;
+    void settle(const pg_uuid_t *event_id);
+
+    // -- hold.cpp: streams that refuse entries
+    void hold(stream_state &stream, position from, position tried, const char *error);
+    void save_hold(const stream_state &stream);
+    stream_state *due_hold() const;
+    TimestampTz next_retry() const;
+    sent retry(stream_state &stream);
+    void bury(stream_state &stream);
+    template <typename Visitor> void for_each_held(stream_state &stream, position upto, Visitor visit);
+
+    // -- reconcile.cpp
+    bool reconcile();
+    bool may_take_over(std::string_view marker, std::string_view lease);
+    bool look_at_streams();
+    bool match_entries_of_others();
+    bool take_over(position marker, bool &refused);
+
+    // -- retention.cpp
+    void turn_ring();
+    bool drop_partition(int64 generation, TimestampTz replaced_at);
+    void hold_back(const char *reason);
+
+    shared::slot *slot_;
+    int sink_id_;
+    MemoryContext round_;   // reset after every transaction
+    MemoryContext batches_; // what the readers keep
+    shared::worker_stats stats_ = {};
+
+    state::sink_row sink_ = {};
+    bool sink_known_ = false;
+    bool memory_loaded_ = false;
+    char incarnation_[40] = "";
+    char instance_[40] = "";
+    char marker_text_[112] = ""; // the marker as we wrote it last
+    char marker_key_[96] = "";
+    char lease_key_[96] = "";
+    char client_name_[NAMEDATALEN + 16] = "";
+
+    link link_;
+    batch_reader reader_;
+    batch_reader hold_reader_;
+    chunk chunks_[2];
+    chunk hold_chunk_;
+    std::string *commands_ = nullptr;
+
+    HTAB *streams_ = nullptr;
+    int held_streams_ = 0;
+    HTAB *settled_ = nullptr; // events that are placed or dead: never sent
+    bool any_moves_ = false;
+    state::move *moves_ = nullptr; // of the batch moves_ms_
+    int move_count_ = 0;
+    int64 moves_ms_ = 0;
+
+    position cursor_;        // the last event known to be settled: what the marker says
+    position saved_;         // the cursor as it was recorded last
+    FullTransactionId saved_xid_ = {0};
+    position sampled_;       // an earlier recording that retention goes by
+    FullTransactionId sampled_xid_ = {0};
+    bool sampled_is_spent_ = false;
+    position believed_;      // up to here an entry may be in Redis already
+    position marker_;        // what the marker says; ahead of the cursor while a chunk in doubt is sent again
+    position heal_until_;    // up to here Redis had everything before it lost data
+    position heal_from_;     // where the first stream that lost entries ends
+    bool healing_ = false;   // reconciliation found that Redis lost data
+    int64 passed_ms_ = 0;    // ticks up to here are done, also those without an event
+    int64 recorded_ms_ = 0;  // the newest tick
+    int64 recorded_seq_ = 0; // and where the sequence was then
+    int64 last_ms_ = 0;      // the highest ms in use
+    bool batch_open_ = false;
+    int64 settled_n_[max_chunk_events]; // events of the batch that need not be sent when a chunk is made again
+    int settled_count_ = 0;
+    bool reconnect_at_once_ = false;
+
+    stored_snapshot *last_snapshot_ = nullptr; // of our anchor's newest tick
+    uint64 flush_asked_ = 0;
+    int64 flush_ms_ = 0;
+
+    int failures_ = 0; // in a row
+    TimestampTz retry_at_ = 0;
+    TimestampTz complained_at_ = 0;
+    bool down_ = false;
+    TimestampTz ticked_at_ = 0;
+    TimestampTz leased_at_ = 0;
+    TimestampTz saved_at_ = 0;
+    TimestampTz turned_at_ = 0;
+    TimestampTz backlog_checked_at_ = 0;
+    TimestampTz held_back_since_ = 0;
+    TimestampTz measured_at_ = 0;
+    int64 measured_published_ = 0;
+    bool unsaved_ = false;
+};
+
+} // namespace outbox

@@ -1,0 +1,198 @@
+// Streams that refuse entries. Such a stream is held as a whole from its first failed event on, so that nothing overtakes it,
+// and is tried again on its own while the others go on. After outbox.max_attempts the tried events become dead letters.
+
+#include "bgworker/backoff.hpp"
+#include "bgworker/dispatcher.hpp"
+#include "extension/settings.hpp"
+
+#include "extension/printable.hpp"
+
+extern "C" {
+#include "common/pg_prng.h"
+}
+
+namespace outbox {
+
+// The next due time of any held stream; 0 when none is held.
+TimestampTz dispatcher::next_retry() const {
+    TimestampTz next = 0;
+    if (held_streams_ == 0)
+        return next;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        if (stream->held && (next == 0 || stream->retry_at < next))
+            next = stream->retry_at;
+    return next;
+}
+
+stream_state *dispatcher::due_hold() const {
+    TimestampTz next = next_retry();
+    if (next == 0 || next > GetCurrentTimestamp())
+        return nullptr;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        if (stream->held && stream->retry_at == next) {
+            hash_seq_term(&scan);
+            return stream;
+        }
+    return nullptr;
+}
+
+// Recorded durably: after a crash the later events of the stream must not pass the failed one.
+void dispatcher::save_hold(const stream_state &stream) {
+    begin_transaction();
+    state::save_stream(sink_id_, stream);
+    commit_transaction();
+}
+
+// Events `from` to `tried` of the stream were refused.
+void dispatcher::hold(stream_state &stream, position from, position tried, const char *error) {
+    TimestampTz now = GetCurrentTimestamp();
+    if (!stream.held) {
+        stream.held = true;
+        ++held_streams_;
+        stream.attempts = 0;
+    }
+    if (stream.attempts == 0 || stream.held_from != from) {
+        stream.attempts = 0;
+        stream.failed_at = now;
+        stream.held_from = from;
+        stream.tried = tried;
+    }
+    ++stream.attempts;
+    ++stats_.errors;
+    strlcpy(stream.error, printable(error, sizeof stream.error - 1), sizeof stream.error);
+    strlcpy(stats_.last_error, stream.error, sizeof stats_.last_error);
+    stats_.last_error_at = now;
+    int delay = backoff(stream.attempts, settings::retry_min, settings::retry_max,
+                        pg_prng_double(&pg_global_prng_state));
+    stream.retry_at = TimestampTzPlusMilliseconds(now, delay);
+    if (stream.attempts == 1)
+        ereport(WARNING,
+                errmsg("stream \"outbox:{%s}\" of sink \"%s\" refused an event: %s", stream.topic, sink_.name,
+                       stream.error),
+                errdetail("The stream is held from this event on; it is tried again %d times.",
+                          settings::max_attempts - 1),
+                errhint("Other streams go on. See outbox.event and outbox.stat_sink."));
+    save_hold(stream);
+    if (stream.attempts >= settings::max_attempts)
+        bury(stream);
+}
+
+// Calls visit(event, where) for the events of the stream from where it is held up to `upto`, in order, until it returns false.
+// All of it is one transaction, which the visitor may write in.
+template <typename Visitor>
+void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visit) {
+    begin_transaction();
+    tick current;
+    bool more = first_tick_after(sink_id_, stream.held_from.ms - 1, current);
+    while (more && current.ms <= upto.ms) {
+        CHECK_FOR_INTERRUPTS();
+        load_moves(current.ms);
+        hold_reader_.open(current, predecessor(sink_id_, current).snapshot);
+        hold_reader_.begin();
+        event_row event;
+        while (more && hold_reader_.next(event)) {
+            position where = {current.ms, event.n};
+            if (where > upto)
+                more = false;
+            else if (where >= stream.held_from && event.topic == stream.name())
+                more = visit(event, where);
+        }
+        hold_reader_.end();
+        more = more && first_tick_after(sink_id_, current.ms, current);
+    }
+    commit_transaction();
+}
+
+// One attempt: the first events that are held, as one chunk. When nothing is left up to the cursor, the stream is free.
+sent dispatcher::retry(stream_state &stream) {
+    begin(hold_chunk_);
+    // Events that came after the first attempt wait for the outcome: each has its own attempts.
+    position upto = stream.attempts > 0 ? std::min(stream.tried, cursor_) : cursor_;
+    position blocked_at;
+    bool blocked = false;
+    for_each_held(stream, upto, [&](const event_row &event, position where) {
+        stream_state *found;
+        position at;
+        verdict decided = consider(event, where, found, at, true);
+        if (decided == verdict::stop) {
+            blocked = true;
+            blocked_at = where;
+            return false;
+        }
+        if (decided == verdict::send)
+            encode(hold_chunk_, event, where, &stream, at);
+        return !hold_chunk_.full();
+    });
+    if (blocked && hold_chunk_.count == 0) {
+        if (!move_up(stream, blocked_at.ms, blocked_at.n, PG_INT64_MAX))
+            hold(stream, blocked_at, blocked_at, "the stream's last entry ID is too far in the future");
+        return sent::good;
+    }
+    if (hold_chunk_.count == 0) {
+        if (upto < cursor_) {
+            stream.held_from = {upto.ms, upto.n + 1};
+            stream.attempts = 0;
+        } else {
+            stream.held = false;
+            --held_streams_;
+            ereport(LOG, errmsg("stream \"outbox:{%s}\" of sink \"%s\" is in order again", stream.topic, sink_.name));
+        }
+        save_hold(stream);
+        return sent::good;
+    }
+    seal(hold_chunk_, cursor_);
+    if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
+        return sent::lost;
+    bool settled[max_chunk_events] = {};
+    sent result = judge(hold_chunk_, settled);
+    if (result == sent::lost)
+        return result;
+    // Up to the first that is not settled it went well; what hold() has recorded meanwhile begins there.
+    int done = 0;
+    while (done < hold_chunk_.count && (result == sent::good || settled[done]))
+        ++done;
+    if (done > 0) {
+        position behind = hold_chunk_.entries[done - 1].event;
+        ++behind.n;
+        if (stream.held_from < behind) {
+            stream.held_from = behind;
+            stream.attempts = 0;
+            stream.retry_at = GetCurrentTimestamp();
+            save_hold(stream);
+        }
+    }
+    publish();
+    return sent::good;
+}
+
+// Gives the tried events up: they become dead letters, and what is behind them gets attempts of its own.
+void dispatcher::bury(stream_state &stream) {
+    int count = 0;
+    pg_uuid_t *ids = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t) * max_chunk_events));
+    position last = stream.held_from;
+    for_each_held(stream, stream.tried, [&](const event_row &event, position where) {
+        last = where;
+        if (is_settled(event.event_id))
+            return true;
+        state::add_dead_letter(sink_id_, event, place_of(event.topic, where), stream);
+        ids[count++] = *event.event_id;
+        return count < max_chunk_events;
+    });
+    // Only now are they recorded; until then a crash would have them tried again.
+    for (int i = 0; i < count; ++i)
+        settle(&ids[i]);
+    ereport(WARNING,
+            errmsg("%d events of stream \"outbox:{%s}\" of sink \"%s\" are dead letters after %d attempts: %s", count,
+                   stream.topic, sink_.name, stream.attempts, stream.error),
+            errhint("They are in outbox.dead_letter."));
+    stream.held_from = {last.ms, last.n + 1};
+    stream.attempts = 0;
+    stream.retry_at = GetCurrentTimestamp();
+    save_hold(stream);
+}
+
+} // namespace outbox

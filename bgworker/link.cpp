@@ -1,0 +1,189 @@
+#include "bgworker/link.hpp"
+
+#include "bgworker/resp.hpp"
+#include "extension/settings.hpp"
+
+#include "extension/guard.hpp"
+#include "extension/printable.hpp"
+
+extern "C" {
+#include "storage/fd.h"
+}
+
+#include <sys/stat.h>
+
+namespace outbox {
+
+constexpr int reaction = 100; // ms: no wait is longer than this without a look around
+
+void link::fail(const char *reason) {
+    strlcpy(error_, printable(reason, sizeof error_ - 1), sizeof error_);
+    close();
+}
+
+void link::close() {
+    if (redis_)
+        redis_->close();
+    if (replies_)
+        replies_->clear();
+}
+
+// The first line of outbox.redis_password_file, which nobody but the server's user may read.
+static bool read_password(char *password, std::size_t size, char *error, std::size_t error_size) {
+    const char *path = settings::redis_password_file;
+    FILE *file = AllocateFile(path, "r");
+    if (!file) {
+        pg_snprintf(error, error_size, "could not open password file \"%s\": %s", path, strerror(errno));
+        return false;
+    }
+    struct stat status;
+    bool good = false;
+    password[0] = '\0';
+    if (fstat(fileno(file), &status) != 0)
+        pg_snprintf(error, error_size, "could not stat password file \"%s\": %s", path, strerror(errno));
+    else if (!S_ISREG(status.st_mode))
+        pg_snprintf(error, error_size, "password file \"%s\" is not a plain file", path);
+    else if (status.st_uid != geteuid() && status.st_uid != 0)
+        pg_snprintf(error, error_size, "password file \"%s\" belongs to another user", path);
+    else if (status.st_mode & (S_IRWXG | S_IRWXO))
+        pg_snprintf(error, error_size, "password file \"%s\" has group or world access; use mode 0600", path);
+    else if (!fgets(password, static_cast<int>(size), file))
+        pg_snprintf(error, error_size, "password file \"%s\" is empty", path);
+    else
+        good = true;
+    FreeFile(file);
+    password[strcspn(password, "\r\n")] = '\0';
+    return good;
+}
+
+bool link::read_url(redis_url &url) {
+    bool good = cpp_call([&] {
+        std::string reason;
+        bool parsed = parse_redis_url(settings::redis_url, url, reason);
+        strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
+        strlcpy(error_, reason.c_str(), sizeof error_);
+        return parsed;
+    });
+    if (!good || !*settings::redis_password_file)
+        return good;
+    char password[1024];
+    good = read_password(password, sizeof password, error_, sizeof error_);
+    cpp_call([&] { url.password = password; });
+    explicit_bzero(password, sizeof password);
+    return good;
+}
+
+template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
+    TimestampTz began = GetCurrentTimestamp();
+    for (;;) {
+        redis_->pump();
+        if (condition())
+            return true;
+        if (redis_->failed()) {
+            fail(redis_->error());
+            return false;
+        }
+        if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), timeout)) {
+            fail(timed_out);
+            return false;
+        }
+        int fd = redis_->fd();
+        int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+        if (fd >= 0)
+            events |= WL_SOCKET_READABLE | (redis_->wants_write() ? WL_SOCKET_WRITEABLE : 0);
+        // While a name is looked up there is no one socket to wait for.
+        int result = WaitLatchOrSocket(MyLatch, events, fd >= 0 ? fd : PGINVALID_SOCKET, fd >= 0 ? reaction : 10,
+                                       PG_WAIT_EXTENSION);
+        if (result & WL_LATCH_SET)
+            ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+        // A new configuration must not wait for a Redis that hangs: the old address may be the reason.
+        if (ConfigReloadPending && timeout > reaction && !redis_->ready()) {
+            fail("configuration changed while connecting");
+            return false;
+        }
+    }
+}
+
+bool link::open(const char *client_name) {
+    if (!redis_)
+        cpp_call([this] {
+            redis_ = new redis_connection;
+            replies_ = new std::vector<reply_pointer>;
+        });
+    static redis_url *url = cpp_call([] { return new redis_url; });
+    static std::string *commands = cpp_call([] { return new std::string; });
+    close();
+    if (!read_url(*url))
+        return false;
+    error_[0] = '\0';
+    redis_->open(*url);
+    if (!wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out"))
+        return false;
+
+    std::size_t replies = 2;
+    cpp_call([&] {
+        commands->clear();
+        if (!url->password.empty()) {
+            ++replies;
+            if (url->user.empty())
+                resp::append(*commands, "AUTH", url->password);
+            else
+                resp::append(*commands, "AUTH", url->user, url->password);
+        }
+        resp::append(*commands, "SELECT", std::to_string(url->database));
+        resp::append(*commands, "CLIENT", "SETNAME", client_name);
+    });
+    if (!ask(*commands, replies))
+        return false;
+    // The client's name is for people only; a user that may not set it is as good.
+    for (std::size_t i = 0; i + 1 < replies; ++i)
+        if (reply(i).type == REDIS_REPLY_ERROR) {
+            fail(reply(i).str);
+            return false;
+        }
+    return true;
+}
+
+bool link::send(std::string &commands) {
+    redis_->send(commands);
+    if (redis_->failed())
+        fail(redis_->error());
+    return is_open();
+}
+
+bool link::receive(std::size_t count) {
+    replies_->clear();
+    bool closed_early = false;
+    auto complete = [&] {
+        while (replies_->size() < count) {
+            reply_pointer next = redis_->next_reply();
+            if (!next)
+                break;
+            replies_->push_back(std::move(next));
+        }
+        // "ERR max number of clients reached" and the like come instead of an answer, and then the connection ends.
+        closed_early = redis_->failed() && !replies_->empty() && replies_->size() < count;
+        return replies_->size() >= count || closed_early;
+    };
+    if (!wait([&] { return cpp_call(complete); }, settings::response_timeout, "no answer in time"))
+        return false;
+    if (!closed_early)
+        return true;
+    const redisReply &last = *replies_->back();
+    fail(last.type == REDIS_REPLY_ERROR ? pstrdup(last.str) : redis_->error());
+    return false;
+}
+
+bool link::ask(std::string &commands, std::size_t count) { return send(commands) && receive(count); }
+
+bool link::check_idle() {
+    if (!is_open())
+        return false;
+    redis_->pump();
+    if (redis_->failed())
+        fail(redis_->error());
+    return is_open();
+}
+
+} // namespace outbox

@@ -1,0 +1,49 @@
+// The worker's side of a Redis connection: waits for it as PostgreSQL's workers wait, on the latch and the socket, so that every
+// signal is answered within 100 ms whatever Redis does.
+#pragma once
+
+#include "bgworker/redis.hpp"
+#include "extension/pg.hpp"
+
+namespace outbox {
+
+class link {
+  public:
+    // What went wrong with the sink as a whole; empty text: nothing.
+    const char *error() const { return error_; }
+    bool is_open() const { return redis_ && redis_->is_open(); }
+    const char *endpoint() const { return endpoint_; }
+
+    // Connects, authenticates, selects the database. False: see error().
+    bool open(const char *client_name);
+    void close();
+
+    // Sends; false where the connection is lost. `commands` is left empty.
+    bool send(std::string &commands);
+
+    // Waits for `count` replies to what was sent; they stay until the next call. False where the connection is lost or
+    // nothing came for outbox.response_timeout.
+    bool receive(std::size_t count);
+    const redisReply &reply(std::size_t i) const { return *(*replies_)[i]; }
+    std::size_t received() const { return replies_->size(); }
+
+    // Both: sends `commands` and waits for `count` replies.
+    bool ask(std::string &commands, std::size_t count);
+
+    // What came without being asked for: a closed connection, mostly. False where it is lost.
+    bool check_idle();
+    int fd() const { return is_open() ? redis_->fd() : -1; }
+
+    void fail(const char *reason);
+
+  private:
+    bool read_url(redis_url &url);
+    template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
+
+    redis_connection *redis_ = nullptr; // lives as long as the process: errors jump past destructors
+    std::vector<reply_pointer> *replies_ = nullptr;
+    char endpoint_[160] = "";
+    char error_[256] = "";
+};
+
+} // namespace outbox

@@ -1,0 +1,308 @@
+// Reconciling: after every connect, and so after every refusal, the marker and the streams tell what Redis has.
+//
+//   marker                                   what it means                      what is done
+//   ours, at or beyond our cursor            as we left it                      go on from the marker; the chunk before it
+//                                                                               is sent again, as its replies may be lost
+//   ours, below our cursor, or none at all   Redis lost data                    go back, send what is missing, same IDs
+//   at a tick that this database never had   this database lost data            record which of our events are there
+//   a living worker elsewhere wrote it       clone, split brain                 stop until it is gone or resume says so
+
+#include "bgworker/dispatcher.hpp"
+#include "bgworker/entry.hpp"
+#include "bgworker/resp.hpp"
+#include "extension/settings.hpp"
+#include "extension/storage.hpp"
+
+#include "extension/guard.hpp"
+#include "extension/printable.hpp"
+
+namespace outbox {
+
+constexpr int streams_at_once = 32; // XINFO and XRANGE answer with whole entries
+
+// "<incarnation>:<ms>-<n>"
+static bool parse_marker(std::string_view text, std::string_view &incarnation, position &at) {
+    auto colon = text.find(':');
+    if (colon == std::string_view::npos)
+        return false;
+    incarnation = text.substr(0, colon);
+    return parse(text.substr(colon + 1), at);
+}
+
+static std::string_view text_of(const redisReply &reply) {
+    return reply.type == REDIS_REPLY_STRING ? std::string_view(reply.str, static_cast<std::size_t>(reply.len))
+                                            : std::string_view();
+}
+
+// The marker is taken from a worker of this very server, from one that is gone, or when an administrator says so.
+bool dispatcher::may_take_over(std::string_view marker, std::string_view lease) {
+    auto at = lease.find('@');
+    bool elsewhere = at != std::string_view::npos && lease.substr(at + 1) != instance_;
+    if (marker.empty() || !elsewhere || sink_.take_over)
+        return true;
+    set_state(shared::worker_state::fenced);
+    if (TimestampDifferenceExceeds(complained_at_, GetCurrentTimestamp(), 60000)) {
+        complained_at_ = GetCurrentTimestamp();
+        ereport(WARNING,
+                errmsg("sink \"%s\" is served by a worker of another server", sink_.name),
+                errdetail("Redis at \"%s\" holds a live lease of worker \"%s\"; nothing is sent from here.",
+                          link_.endpoint(), printable(lease)),
+                errhint("A clone should have its own Redis. To replace a server that is gone, wait until its lease has "
+                        "expired; to displace one that lives, run SELECT outbox.resume('%s', take_over => true).",
+                        sink_.name));
+    }
+    return false;
+}
+
+// In the current memory context.
+stream_state **dispatcher::all_streams(int &count) const {
+    long total = hash_get_num_entries(streams_);
+    auto **streams = static_cast<stream_state **>(palloc(sizeof(stream_state *) * static_cast<Size>(total + 1)));
+    count = 0;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        streams[count++] = stream;
+    return streams;
+}
+
+// Asks Redis for the last ID of every stream that we know, and settles which events must not be sent again.
+bool dispatcher::look_at_streams() {
+    int count;
+    stream_state **streams = all_streams(count);
+    for (int begin = 0; begin < count; begin += streams_at_once) {
+        int end = std::min(count, begin + streams_at_once);
+        cpp_call([&] {
+            commands_->clear();
+            for (int i = begin; i < end; ++i)
+                append_xinfo(*commands_, streams[i]->name());
+        });
+        if (!link_.ask(*commands_, static_cast<std::size_t>(end - begin)))
+            return false;
+        for (int i = begin; i < end; ++i) {
+            stream_state &stream = *streams[i];
+            stream_info info = read_stream_info(link_.reply(static_cast<std::size_t>(i - begin)));
+            stream.exists = info.exists;
+            stream.lost = false;
+            // In the middle of healing, what was found to be there still is.
+            if (healing_ || cursor_ >= heal_until_ || info.last < stream.floor)
+                stream.floor = {};
+            if (!info.is_stream)
+                continue; // XADD will say what is wrong
+            bool fewer = info.entries_added >= 0 && info.entries_added < stream.appended;
+            bool is_short = info.last < stream.tail;
+            if (healing_) {
+                // Nothing up to the cursor is missing from a stream whose last ID is still there, trimmed or not.
+                stream.lost = is_short || fewer;
+                stream.floor = fewer ? position{} : is_short ? info.last : cursor_;
+                if (stream.lost)
+                    heal_from_ = std::min(heal_from_, fewer ? position{} : info.last);
+                if (info.entries_added >= 0)
+                    stream.appended = info.entries_added;
+            } else if (is_short && stream.tail <= believed_) {
+                // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo.
+                stream.floor = believed_;
+                ++stats_.errors;
+                ereport(WARNING,
+                        errmsg("stream \"outbox:{%s}\" of sink \"%s\" has lost its entries up to %lld-%lld",
+                               stream.topic, sink_.name, static_cast<long long>(stream.tail.ms),
+                               static_cast<long long>(stream.tail.n)),
+                        errdetail("Redis has the other streams and the marker, so somebody deleted it or it was evicted."),
+                        errhint("If that was not intended, check Redis' eviction policy."));
+            }
+            stream.tail = info.last;
+            stream.dirty = true;
+        }
+    }
+    pfree(streams);
+    return true;
+}
+
+// Another server of this lineage has appended what we do not know of. Entries above our cursor that are events of ours are
+// recorded as placed, so that they are not appended a second time.
+bool dispatcher::match_entries_of_others() {
+    HASHCTL control = {};
+    control.keysize = sizeof(pg_uuid_t);
+    control.entrysize = sizeof(pg_uuid_t);
+    control.hcxt = round_;
+    HTAB *candidates = hash_create("outbox unpublished events", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+    struct both {
+        HTAB *candidates;
+        dispatcher *self;
+    } to = {candidates, this};
+    begin_transaction();
+    tick before;
+    bool known = last_tick_before(sink_id_, cursor_.ms, before) && before.anchor == storage::anchor();
+    state::load_unpublished(
+        known ? before.snapshot : nullptr,
+        [](void *argument, const pg_uuid_t *event_id, std::string_view topic) {
+            auto *into = static_cast<both *>(argument);
+            hash_search(into->candidates, event_id, HASH_ENTER, nullptr);
+            into->self->stream_of(topic); // a topic that a restored database has no tail for
+        },
+        &to);
+    commit_transaction();
+
+    int64 placed = 0;
+    int count;
+    stream_state **streams = all_streams(count);
+    for (int i = 0; i < count; ++i) {
+        position from = cursor_;
+        for (bool more = true; more;) {
+            char text[position_text_size + 1] = "(";
+            std::string_view exclusive(text, 1 + print(from, text + 1));
+            cpp_call([&] {
+                commands_->clear();
+                append_xrange(*commands_, streams[i]->name(), from.n < 0 ? exclusive.substr(1) : exclusive, "+",
+                              streams_at_once);
+            });
+            if (!link_.ask(*commands_, 1))
+                return false;
+            const redisReply &page = link_.reply(0);
+            more = page.type == REDIS_REPLY_ARRAY && page.elements > 0;
+            if (!more)
+                break;
+            begin_transaction();
+            for (std::size_t k = 0; k < page.elements; ++k) {
+                pg_uuid_t id;
+                if (!read_entry_id(*page.element[k], from)) {
+                    more = false;
+                    break;
+                }
+                if (!read_event_id(*page.element[k], id.data) || !hash_search(candidates, &id, HASH_FIND, nullptr))
+                    continue;
+                state::add_placed(sink_id_, &id, streams[i]->name(), from);
+                settle(&id);
+                ++placed;
+            }
+            commit_transaction();
+        }
+    }
+    hash_destroy(candidates);
+    pfree(streams);
+    ereport(LOG,
+            errmsg("sink \"%s\" is ahead of this database: %lld of its events were found in their streams", sink_.name,
+                   static_cast<long long>(placed)),
+            errdetail("The database was restored or promoted with less than its predecessor had published."));
+    return true;
+}
+
+// Compare-and-set: EXEC is refused when somebody has touched the marker since WATCH. Also the last word of a dead connection
+// of ours is refused from here on.
+bool dispatcher::take_over(position marker, bool &refused) {
+    marker_ = {};
+    leased_at_ = 0;
+    begin(hold_chunk_);
+    seal(hold_chunk_, marker);
+    if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
+        return false;
+    const redisReply &exec = link_.reply(link_.received() - 3);
+    refused = exec.type == REDIS_REPLY_NIL;
+    if (refused)
+        return false;
+    bool settled[max_chunk_events];
+    return judge(hold_chunk_, settled) == sent::good;
+}
+
+bool dispatcher::reconcile() {
+    if (!*incarnation_) {
+        // Recorded before Redis sees it. This is also the fresh durable commit without which nothing may be sent after a
+        // start: what earlier commits made visible may not have reached a synchronous standby yet, after this one it has.
+        unsigned char random[12];
+        if (!pg_strong_random(random, sizeof random))
+            ereport(ERROR, errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random values"));
+        for (std::size_t i = 0; i < sizeof random; ++i)
+            pg_snprintf(incarnation_ + 2 * i, 3, "%02x", random[i]);
+        begin_transaction();
+        state::add_incarnation(sink_id_, incarnation_);
+        commit_transaction();
+    }
+
+    for (int tries = 0; tries < 10; ++tries) {
+        cpp_call([&] {
+            commands_->clear();
+            resp::append(*commands_, "WATCH", marker_key_);
+            resp::append(*commands_, "GET", marker_key_);
+            resp::append(*commands_, "GET", lease_key_);
+        });
+        if (!link_.ask(*commands_, 3))
+            return false;
+        for (std::size_t i = 0; i < 3; ++i)
+            if (link_.reply(i).type == REDIS_REPLY_ERROR) {
+                link_.fail(pstrdup(link_.reply(i).str));
+                return false;
+            }
+        const char *marker = pnstrdup(link_.reply(1).str ? link_.reply(1).str : "", link_.reply(1).len);
+        if (!may_take_over(marker, text_of(link_.reply(2)))) {
+            link_.close();
+            retry_at_ = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), std::min(settings::lease_timeout / 5, 1000));
+            return false;
+        }
+
+        std::string_view incarnation;
+        position at;
+        bool marked = parse_marker(marker, incarnation, at);
+        bool was_used = cursor_.ms > 0;
+        healing_ = was_used && (!marked || at < cursor_);
+        bool ahead = false;
+        if (marked && at.ms > 0 && at > cursor_) {
+            begin_transaction();
+            ahead = !tick_exists(sink_id_, at.ms);
+            commit_transaction();
+        }
+        if (ahead) {
+            if (!match_entries_of_others())
+                return false;
+            last_ms_ = std::max(last_ms_, at.ms);
+        }
+
+        // What may be in Redis already, and from where on is sent again.
+        position from = cursor_;
+        heal_from_ = cursor_;
+        believed_ = ahead ? cursor_ : marked ? at : position{};
+        if (!look_at_streams())
+            return false;
+        if (healing_) {
+            from = marked ? at : heal_from_;
+        } else if (marked && !ahead) {
+            from = std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - max_chunk_events)});
+        }
+        if (healing_ && from >= cursor_)
+            healing_ = false; // the marker alone was gone
+        position claimed = ahead ? cursor_ : healing_ ? from : marked ? at : cursor_;
+
+        bool refused = false;
+        if (!take_over(claimed, refused)) {
+            if (refused)
+                continue;
+            return false;
+        }
+        marker_ = claimed;
+        if (sink_.take_over) {
+            begin_transaction();
+            state::clear_take_over(sink_id_);
+            commit_transaction();
+            sink_.take_over = false;
+        }
+        if (healing_) {
+            heal_until_ = std::max(heal_until_, cursor_);
+            ereport(WARNING,
+                    errmsg("Redis at \"%s\" has lost entries of sink \"%s\"; they are appended again", link_.endpoint(),
+                           sink_.name),
+                    errdetail("It had confirmed everything up to %lld-%lld and is now at %lld-%lld.",
+                              static_cast<long long>(cursor_.ms), static_cast<long long>(std::max<int64>(cursor_.n, 0)),
+                              static_cast<long long>(from.ms), static_cast<long long>(std::max<int64>(from.n, 0))),
+                    errhint("Consumer groups may have to be created again. To lose less, use Redis' append-only file."));
+        }
+        cursor_ = from;
+        passed_ms_ = from.ms > 0 ? from.ms - 1 : 0;
+        batch_open_ = false;
+        settled_count_ = 0;
+        return true;
+    }
+    link_.fail("the marker changes all the time");
+    return false;
+}
+
+} // namespace outbox

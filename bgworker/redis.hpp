@@ -1,0 +1,76 @@
+// A connection to Redis: a non-blocking socket with hiredis' reader. No PostgreSQL header, never waits, never throws
+// outwards; the dispatcher waits for it. TLS can be put between the socket and the reader.
+#pragma once
+
+#include "bgworker/position.hpp"
+#include "bgworker/resolve.hpp"
+#include "extension/url.hpp"
+
+#include <hiredis/hiredis.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <sys/socket.h>
+#include <vector>
+
+namespace outbox {
+
+struct free_reply {
+    void operator()(redisReply *reply) const noexcept { freeReplyObject(reply); }
+};
+using reply_pointer = std::unique_ptr<redisReply, free_reply>;
+
+class redis_connection {
+  public:
+    redis_connection() noexcept = default;
+    ~redis_connection() { close(); }
+    redis_connection(const redis_connection &) = delete;
+    redis_connection &operator=(const redis_connection &) = delete;
+
+    // Begins to look up and connect; pump() until ready() or failed().
+    void open(const redis_url &url) noexcept;
+    void close() noexcept;
+
+    bool ready() const noexcept { return phase_ == phase::ready; }
+    bool failed() const noexcept { return phase_ == phase::failed; }
+    bool is_open() const noexcept { return phase_ != phase::closed && phase_ != phase::failed; }
+    const char *error() const noexcept { return error_; }
+
+    // What to wait for before the next pump(). While a name is looked up, fd() may be -1: then wait some milliseconds.
+    int fd() const noexcept;
+    bool wants_write() const noexcept;
+
+    // Does what can be done without waiting.
+    void pump() noexcept;
+
+    // Hands over commands; pump() writes them. `commands` is taken over and left empty.
+    void send(std::string &commands) noexcept;
+    bool all_sent() const noexcept { return written_ == out_.size(); }
+
+    // The next complete reply, null where there is none yet.
+    reply_pointer next_reply() noexcept;
+
+  private:
+    enum class phase { closed, resolving, connecting, ready, failed };
+
+    void fail(const char *reason) noexcept;
+    void fail_errno(int error) noexcept;
+    void connect_next() noexcept;
+    void write_some() noexcept;
+    void read_some() noexcept;
+
+    phase phase_ = phase::closed;
+    int fd_ = -1;
+    redis_url url_;
+    resolver resolver_;
+    std::vector<socket_address> addresses_;
+    std::size_t address_ = 0;
+    redisReader *reader_ = nullptr;
+    std::string out_;
+    std::size_t written_ = 0;
+    char error_[256] = "";
+};
+
+} // namespace outbox

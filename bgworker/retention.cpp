@@ -1,0 +1,149 @@
+// The ring of partitions. Emission moves on to the next one in time; the oldest is truncated when its events are older than
+// outbox.retention and nothing can need them any more. No row is ever deleted.
+
+#include "bgworker/dispatcher.hpp"
+#include "extension/settings.hpp"
+#include "extension/storage.hpp"
+
+extern "C" {
+#include "storage/procarray.h"
+}
+
+namespace outbox {
+
+using storage::partitions;
+
+static std::pair<Oid, Datum> of(int64 value) { return {INT8OID, Int64GetDatum(value)}; }
+
+static bool is_empty(const char *kind, int number) {
+    return state::execute(psprintf("SELECT FROM outbox.%s_%d LIMIT 1", kind, number)) == 0;
+}
+
+void dispatcher::hold_back(const char *reason) {
+    strlcpy(stats_.held_back_by, reason, sizeof stats_.held_back_by);
+    TimestampTz now = GetCurrentTimestamp();
+    if (held_back_since_ == 0)
+        held_back_since_ = now;
+    // A ring that does not turn costs disk, never an event. Worth a word after a whole interval.
+    int interval_ms = settings::retention > 60 ? 3600 * 1000 : 10000;
+    if (TimestampDifferenceExceeds(held_back_since_, now, interval_ms)) {
+        held_back_since_ = now;
+        ereport(WARNING, errmsg("old events of sink \"%s\" cannot be dropped: %s", sink_.name, reason),
+                errdetail("They stay until they can; new events are not affected, but the disk fills."));
+    }
+}
+
+// Truncates the partition of a past generation. Lock first, without waiting; then look, with a snapshot that is newer than the
+// lock: a writer that committed while we waited would otherwise be cut off unread.
+bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
+    const storage::relations &relations = storage::require();
+    sampled_is_spent_ = false;
+    int number = static_cast<int>(generation % partitions);
+    int next = (number + 1) % partitions;
+    for (Oid table : {relations.event[number], relations.tick[number]})
+        if (!ConditionalLockRelationOid(table, AccessExclusiveLock)) {
+            hold_back(psprintf("a transaction uses partition %d (see pg_locks)", number));
+            return false;
+        }
+    // Everything in it must be behind the position that was recorded durably.
+    tick confirmed;
+    bool known = last_tick_before(sink_id_, sampled_.ms, confirmed); // that tick itself may not be complete
+    if (!known || confirmed.anchor != storage::anchor()) {
+        hold_back("the sink has not confirmed its events");
+        sampled_is_spent_ = true;
+        return false;
+    }
+    uint64 unconfirmed = state::execute(
+        psprintf("SELECT FROM outbox.event_%d WHERE xid >= pg_snapshot_xmin($1) AND anchor = $2 "
+                 "AND NOT pg_visible_in_snapshot(xid, $1) LIMIT 1",
+                 number),
+        {{PG_SNAPSHOTOID, PointerGetDatum(confirmed.snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}});
+    if (unconfirmed > 0) {
+        sampled_is_spent_ = true;
+        hold_back("the sink has not confirmed its events");
+        return false;
+    }
+    int64 replaced_ms = replaced_at / 1000 +
+                        INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+    if (state::execute("SELECT FROM outbox.stream WHERE sink_id = $1 AND held_ms <= $2 LIMIT 1",
+                       {{INT4OID, Int32GetDatum(sink_id_)}, of(replaced_ms)}) > 0) {
+        hold_back("a stream that refuses its events is held (see outbox.stream)");
+        return false;
+    }
+    // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
+    Relation table = table_open(relations.event[number], NoLock);
+    TransactionId oldest = GetOldestNonRemovableTransactionId(table);
+    table_close(table, NoLock);
+    if (!TransactionIdPrecedes(XidFromFullTransactionId(sampled_xid_), oldest)) {
+        hold_back(psprintf("a transaction or snapshot as old as transaction %u is open (see pg_stat_activity.backend_xmin "
+                           "and pg_prepared_xacts)",
+                           oldest));
+        return false;
+    }
+    // The newest ticks are where the next ones begin; they go along.
+    state::execute(psprintf("INSERT INTO outbox.tick_%d SELECT DISTINCT ON (sink_id, anchor) * FROM outbox.tick_%d t "
+                            "WHERE NOT EXISTS (SELECT FROM outbox.tick_%d n WHERE n.sink_id = t.sink_id AND n.ms = t.ms) "
+                            "ORDER BY sink_id, anchor, ms DESC",
+                            next, number, next));
+    state::execute(psprintf("TRUNCATE outbox.event_%d, outbox.tick_%d", number, number));
+    state::execute("DELETE FROM outbox.move WHERE sink_id = $1 AND ms < $2",
+                   {{INT4OID, Int32GetDatum(sink_id_)}, of(replaced_ms - INT64CONST(1000) * settings::retention)});
+    held_back_since_ = 0;
+    stats_.held_back_by[0] = '\0';
+    ereport(LOG, errmsg("events older than outbox.retention were dropped from partition %d", number));
+    return true;
+}
+
+void dispatcher::turn_ring() {
+    int look_interval = std::clamp(settings::retention * 10, 200, 60000); // ms
+    if (!TimestampDifferenceExceeds(turned_at_, GetCurrentTimestamp(), look_interval))
+        return;
+    turned_at_ = GetCurrentTimestamp();
+    // A checkpoint is of use here once nobody's snapshot is older, so one is kept until then.
+    if (sampled_.ms == 0) {
+        checkpoint();
+        sampled_ = saved_;
+        sampled_xid_ = saved_xid_;
+    }
+
+    begin_transaction();
+    const storage::relations &relations = storage::require();
+    int64 current = relations.generation;
+    TimestampTz now = GetCurrentTimestamp();
+
+    // The oldest generation that still has something, and when the one after it began.
+    for (int64 generation = std::max<int64>(0, current - partitions + 1); generation < current; ++generation) {
+        int number = static_cast<int>(generation % partitions);
+        if (is_empty("event", number) && is_empty("tick", number))
+            continue;
+        SPI_connect();
+        Oid types[] = {INT8OID};
+        Datum values[] = {Int64GetDatum(generation + 1)};
+        TimestampTz replaced_at = 0;
+        PushActiveSnapshot(GetTransactionSnapshot());
+        SPI_execute_with_args("SELECT started_at FROM outbox.ring WHERE generation = $1", 1, types, values, nullptr, true, 1);
+        PopActiveSnapshot();
+        bool null = true;
+        if (SPI_processed == 1)
+            replaced_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+        SPI_finish();
+        if (null || !TimestampDifferenceExceeds(replaced_at, now, settings::retention * 1000))
+            break;
+        if (drop_partition(generation, replaced_at) || sampled_is_spent_)
+            sampled_ = {};
+        break;
+    }
+
+    // On to the next partition when this one covers its share of the time. A ring that is full stays where it is.
+    int next = static_cast<int>((current + 1) % partitions);
+    int share_ms = static_cast<int>(INT64CONST(1000) * settings::retention / (partitions - 2));
+    if (relations.started_at != 0 && TimestampDifferenceExceeds(relations.started_at, now, share_ms) &&
+        !is_empty("event", relations.current()) && is_empty("event", next) && is_empty("tick", next)) {
+        state::execute("INSERT INTO outbox.ring (generation, started_at) VALUES ($1, now())", {of(current + 1)});
+        state::execute("DELETE FROM outbox.ring WHERE generation < $1", {of(current - 2 * partitions)});
+        CacheInvalidateRelcacheByRelid(relations.ring);
+    }
+    commit_transaction();
+}
+
+} // namespace outbox

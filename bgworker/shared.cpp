@@ -1,0 +1,349 @@
+#include "bgworker/shared.hpp"
+
+#include "extension/settings.hpp"
+
+#include <csignal>
+
+namespace outbox::shared {
+
+constexpr int max_requests = 64;
+constexpr int max_blocks = 16;
+
+struct blocked_database {
+    Oid database;
+    int pid; // the backend that blocks; a dead one blocks nothing
+};
+
+struct memory {
+    LWLock *lock;
+    Latch *launcher;
+    bool scout_all;
+    int requests;
+    Oid requested[max_requests];
+    Oid scouted; // the database that the scout is in
+    int scout_pid;
+    blocked_database blocks[max_blocks];
+    bool no_process;
+    bool no_slot;
+    int slots;
+    slot worker[FLEXIBLE_ARRAY_MEMBER];
+};
+
+static memory *shm = nullptr;
+static shmem_request_hook_type previous_request_hook = nullptr;
+static shmem_startup_hook_type previous_startup_hook = nullptr;
+
+const char *name_of(worker_state state) {
+    switch (state) {
+    case worker_state::idle: return "idle";
+    case worker_state::connecting: return "connecting";
+    case worker_state::streaming: return "streaming";
+    case worker_state::healing: return "healing";
+    case worker_state::backing_off: return "backing off";
+    case worker_state::fenced: return "fenced";
+    case worker_state::paused: return "paused";
+    case worker_state::restored: return "paused (restored)";
+    case worker_state::disabled: return "disabled";
+    }
+    return "unknown";
+}
+
+static Size memory_size() {
+    return offsetof(memory, worker) + sizeof(slot) * settings::max_workers;
+}
+
+static void request_memory() {
+    if (previous_request_hook)
+        previous_request_hook();
+    RequestAddinShmemSpace(memory_size());
+    RequestNamedLWLockTranche("outbox", 1);
+}
+
+static void start_memory() {
+    if (previous_startup_hook)
+        previous_startup_hook();
+    LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+    bool found;
+    shm = static_cast<memory *>(ShmemInitStruct("outbox", memory_size(), &found));
+    if (!found) {
+        memset(static_cast<void *>(shm), 0, memory_size());
+        shm->lock = &GetNamedLWLockTranche("outbox")->lock;
+        shm->scout_all = true;
+        shm->slots = settings::max_workers;
+        for (int i = 0; i < shm->slots; ++i) {
+            pg_atomic_init_u32(&shm->worker[i].woken, 0);
+            pg_atomic_init_u64(&shm->worker[i].flush_requested, 0);
+            pg_atomic_init_u64(&shm->worker[i].flush_done, 0);
+        }
+    }
+    LWLockRelease(AddinShmemInitLock);
+}
+
+void request() {
+    previous_request_hook = shmem_request_hook;
+    shmem_request_hook = request_memory;
+    previous_startup_hook = shmem_startup_hook;
+    shmem_startup_hook = start_memory;
+}
+
+bool available() { return shm != nullptr; }
+
+static void wake_launcher() {
+    if (shm->launcher)
+        SetLatch(shm->launcher);
+}
+
+static void wake(slot &target) {
+    // The first committer since the worker last looked pays for the signal, the others see that it is on its way.
+    if (target.latch && pg_atomic_exchange_u32(&target.woken, 1) == 0)
+        SetLatch(target.latch);
+}
+
+void wake_workers(Oid database) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_SHARED);
+    for (int i = 0; i < shm->slots; ++i)
+        if (shm->worker[i].database == database)
+            wake(shm->worker[i]);
+    LWLockRelease(shm->lock);
+}
+
+static void request_scout(Oid database) {
+    if (shm->requests < max_requests)
+        shm->requested[shm->requests++] = database;
+    else
+        shm->scout_all = true;
+    wake_launcher();
+}
+
+void request_reload(Oid database) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shm->slots; ++i)
+        if (shm->worker[i].database == database) {
+            shm->worker[i].reload = true;
+            wake(shm->worker[i]);
+        }
+    request_scout(database);
+    LWLockRelease(shm->lock);
+}
+
+outlook worker_outlook(Oid database) {
+    if (!shm)
+        return outlook::not_loaded;
+    // Read without the lock: every emit comes by, and a value just out of date only moves the warning.
+    if (!shm->no_process && !shm->no_slot)
+        return outlook::good;
+    outlook result = shm->no_process ? outlook::no_process : outlook::no_slot;
+    LWLockAcquire(shm->lock, LW_SHARED);
+    for (int i = 0; i < shm->slots; ++i)
+        if (shm->worker[i].database == database && shm->worker[i].pid != 0)
+            result = outlook::good;
+    LWLockRelease(shm->lock);
+    return result;
+}
+
+static void detach(int, Datum index) {
+    slot &own = shm->worker[DatumGetInt32(index)];
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    own.pid = 0;
+    own.latch = nullptr;
+    wake_launcher();
+    LWLockRelease(shm->lock);
+}
+
+slot *attach(int index, Oid database, int sink_id) {
+    slot &own = shm->worker[index];
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    bool ours = own.database == database && own.sink_id == sink_id && own.pid == 0;
+    if (ours) {
+        own.pid = MyProcPid;
+        own.latch = MyLatch;
+        own.reload = true;
+        pg_atomic_write_u32(&own.woken, 0);
+    }
+    LWLockRelease(shm->lock);
+    if (!ours)
+        return nullptr;
+    before_shmem_exit(detach, Int32GetDatum(index));
+    return &own;
+}
+
+void release(slot *own) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    own->database = InvalidOid;
+    own->stats = {};
+    LWLockRelease(shm->lock);
+}
+
+void publish(slot *own, const worker_stats &stats) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    own->stats = stats;
+    LWLockRelease(shm->lock);
+}
+
+bool take_reload(slot *own) {
+    pg_atomic_write_u32(&own->woken, 0);
+    if (!own->reload)
+        return false;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    own->reload = false;
+    LWLockRelease(shm->lock);
+    return true;
+}
+
+bool read(int index, slot &copy) {
+    LWLockAcquire(shm->lock, LW_SHARED);
+    copy = shm->worker[index];
+    LWLockRelease(shm->lock);
+    return OidIsValid(copy.database);
+}
+
+slot *at(int index) { return &shm->worker[index]; }
+
+int slot_count() { return shm ? shm->slots : 0; }
+
+bool claim(Oid database, int sink_id) {
+    int chosen = -1;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shm->slots; ++i) {
+        slot &candidate = shm->worker[i];
+        if (candidate.database == database && candidate.sink_id == sink_id) {
+            chosen = i;
+            break;
+        }
+        if (!OidIsValid(candidate.database) && candidate.pid == 0 && chosen < 0)
+            chosen = i;
+    }
+    if (chosen >= 0 && !OidIsValid(shm->worker[chosen].database)) {
+        shm->worker[chosen].database = database;
+        shm->worker[chosen].sink_id = sink_id;
+        shm->worker[chosen].stats = {};
+    }
+    shm->no_slot = chosen < 0;
+    wake_launcher();
+    LWLockRelease(shm->lock);
+    return chosen >= 0;
+}
+
+static void detach_launcher(int, Datum) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->launcher = nullptr;
+    LWLockRelease(shm->lock);
+}
+
+void attach_launcher() {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->launcher = MyLatch;
+    shm->scout_all = true; // what the launcher before us had still to do went with it
+    LWLockRelease(shm->lock);
+    before_shmem_exit(detach_launcher, 0);
+}
+
+bool take_scout_request(Oid &database) {
+    bool found = true;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    if (shm->scout_all) {
+        shm->scout_all = false;
+        shm->requests = 0;
+        database = InvalidOid;
+    } else if (shm->requests > 0) {
+        database = shm->requested[--shm->requests];
+    } else {
+        found = false;
+    }
+    LWLockRelease(shm->lock);
+    return found;
+}
+
+static void detach_scout(int, Datum) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->scout_pid = 0;
+    shm->scouted = InvalidOid;
+    wake_launcher();
+    LWLockRelease(shm->lock);
+}
+
+void attach_scout(Oid database) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->scout_pid = MyProcPid;
+    shm->scouted = database;
+    LWLockRelease(shm->lock);
+    before_shmem_exit(detach_scout, 0);
+}
+
+bool is_blocked(Oid database) {
+    bool blocked = false;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (auto &block : shm->blocks) {
+        if (block.pid != 0 && !BackendPidGetProc(block.pid))
+            block = {};
+        blocked = blocked || (block.pid != 0 && block.database == database);
+    }
+    LWLockRelease(shm->lock);
+    return blocked;
+}
+
+void set_trouble(outlook kind, bool present) {
+    (kind == outlook::no_process ? shm->no_process : shm->no_slot) = present;
+}
+
+void free_slots(Oid database) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < shm->slots; ++i)
+        if (shm->worker[i].database == database && shm->worker[i].pid == 0) {
+            shm->worker[i].database = InvalidOid;
+            shm->worker[i].stats = {};
+        }
+    LWLockRelease(shm->lock);
+}
+
+// Ends what runs in the database; true when nothing does any more.
+static bool end_workers(Oid database) {
+    bool gone = true;
+    LWLockAcquire(shm->lock, LW_SHARED);
+    for (int i = 0; i < shm->slots; ++i)
+        if (shm->worker[i].database == database && shm->worker[i].pid != 0) {
+            kill(shm->worker[i].pid, SIGTERM);
+            gone = false;
+        }
+    if (shm->scouted == database && shm->scout_pid != 0) {
+        kill(shm->scout_pid, SIGTERM);
+        gone = false;
+    }
+    LWLockRelease(shm->lock);
+    return gone;
+}
+
+void block(Oid database) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (auto &block : shm->blocks)
+        if (block.pid == 0 || !BackendPidGetProc(block.pid)) {
+            block = {database, MyProcPid};
+            break;
+        }
+    LWLockRelease(shm->lock);
+    // A worker answers within 100 ms; the command itself complains if one should not.
+    for (int tries = 0; tries < 200 && !end_workers(database); ++tries) {
+        CHECK_FOR_INTERRUPTS();
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+}
+
+void unblock(Oid database) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (auto &block : shm->blocks)
+        if (block.pid == MyProcPid && block.database == database)
+            block = {};
+    request_scout(database);
+    LWLockRelease(shm->lock);
+}
+
+} // namespace outbox::shared

@@ -1,0 +1,83 @@
+// The shared memory: one slot for each worker, what the launcher is asked to do, and nothing else. Everything in it may be
+// lost with the server; nothing that a promise rests on is kept here.
+#pragma once
+
+#include "extension/pg.hpp"
+
+namespace outbox::shared {
+
+enum class worker_state : int { idle, connecting, streaming, healing, backing_off, fenced, paused, restored, disabled };
+const char *name_of(worker_state state);
+
+// What a worker says of itself. Written by that worker only, under the lock.
+struct worker_stats {
+    worker_state state;
+    TimestampTz since;        // of this state
+    int64 cursor_ms;          // last position known to be settled, and
+    int64 cursor_n;
+    int64 tick_ms;            // the batch being sent
+    TimestampTz confirmed_at; // when the cursor moved last
+    int64 published;
+    int64 batches;
+    int64 errors;
+    int64 duplicates_rejected;
+    int64 healed;
+    double throughput; // events a second
+    TimestampTz last_error_at;
+    char last_error[256];
+    char held_back_by[256]; // why retention could not drop a partition that was due
+};
+
+struct slot {
+    Oid database; // invalid where the slot is free
+    int sink_id;
+    int pid; // 0 while no process serves it
+    Latch *latch;
+    pg_atomic_uint32 woken; // somebody has set the latch since the worker last looked
+    bool reload;            // look at the sink's row again
+    pg_atomic_uint64 flush_requested;
+    pg_atomic_uint64 flush_done;
+    worker_stats stats;
+};
+
+void request(); // at load time: reserve the memory
+
+bool available(); // false where the library was not preloaded
+
+// From the commit callback; neither can fail.
+void wake_workers(Oid database);
+void request_reload(Oid database);
+
+// Can an event emitted now count on a worker?
+enum class outlook { good, not_loaded, no_process, no_slot };
+outlook worker_outlook(Oid database);
+
+// For the worker: take the slot as this process's own until it exits. Null when it is not for us.
+slot *attach(int index, Oid database, int sink_id);
+// The sink or the extension is gone: nobody shall start a worker for it again.
+void release(slot *own);
+void publish(slot *own, const worker_stats &stats);
+// Was the worker asked to read its sink's row again since the last call?
+bool take_reload(slot *own);
+
+// A copy of slot `index`, false where it is free.
+bool read(int index, slot &copy);
+slot *at(int index);
+int slot_count();
+
+// For the scout: make sure the sink has a slot. False when all are taken.
+bool claim(Oid database, int sink_id);
+
+// For the launcher.
+void attach_launcher();
+bool take_scout_request(Oid &database); // InvalidOid: all of them
+void attach_scout(Oid database);
+bool is_blocked(Oid database);
+void set_trouble(outlook kind, bool present);
+void free_slots(Oid database);
+
+// Around a DDL command that needs the database to itself: ends its workers and keeps new ones away until unblock().
+void block(Oid database);
+void unblock(Oid database);
+
+} // namespace outbox::shared

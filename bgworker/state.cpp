@@ -1,0 +1,260 @@
+#include "bgworker/state.hpp"
+
+#include "extension/storage.hpp"
+
+namespace outbox::state {
+
+using arguments = std::initializer_list<std::pair<Oid, Datum>>;
+
+constexpr int max_arguments = 16;
+constexpr int incarnations_kept = 1000;
+
+static std::pair<Oid, Datum> of(int value) { return {INT4OID, Int32GetDatum(value)}; }
+static std::pair<Oid, Datum> of(int64 value) { return {INT8OID, Int64GetDatum(value)}; }
+static std::pair<Oid, Datum> of(std::string_view value) {
+    return {TEXTOID, PointerGetDatum(cstring_to_text_with_len(value.data(), static_cast<int>(value.size())))};
+}
+static std::pair<Oid, Datum> of(const pg_uuid_t *value) { return {UUIDOID, UUIDPGetDatum(value)}; }
+static std::pair<Oid, Datum> time_or_null(TimestampTz value) {
+    return {TIMESTAMPTZOID, TimestampTzGetDatum(value)};
+}
+
+// Runs a statement with the SPI connection left open, so that SPI_tuptable can be read; finish() after it. An argument of type
+// InvalidOid is a null of type text, a time of 0 a null time.
+static uint64 run(const char *statement, arguments given) {
+    Oid types[max_arguments];
+    Datum values[max_arguments];
+    char nulls[max_arguments];
+    int count = 0;
+    for (const auto &[type, value] : given) {
+        bool null = type == InvalidOid || (type == TIMESTAMPTZOID && DatumGetTimestampTz(value) == 0);
+        types[count] = type == InvalidOid ? TEXTOID : type;
+        values[count] = value;
+        nulls[count++] = null ? 'n' : ' ';
+    }
+    SPI_connect();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    int result = SPI_execute_with_args(statement, count, types, values, nulls, false, 0);
+    PopActiveSnapshot();
+    if (result < 0)
+        elog(ERROR, "could not execute \"%s\": %s", statement, SPI_result_code_string(result));
+    return SPI_processed;
+}
+
+static void finish() { SPI_finish(); }
+
+uint64 execute(const char *statement, arguments given) {
+    uint64 rows = run(statement, given);
+    finish();
+    return rows;
+}
+
+static Datum column(uint64 row, int number, bool &null) {
+    return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, &null);
+}
+static Datum column(uint64 row, int number) {
+    bool null;
+    return column(row, number, null);
+}
+
+bool load_sink(int sink_id, sink_row &row) {
+    bool found = run("SELECT name, uuid::text, anchor, paused, take_over FROM outbox.sink_definition WHERE id = $1",
+                     {of(sink_id)}) == 1;
+    if (found) {
+        strlcpy(row.name, TextDatumGetCString(column(0, 1)), sizeof row.name);
+        strlcpy(row.uuid, TextDatumGetCString(column(0, 2)), sizeof row.uuid);
+        row.anchor = DatumGetInt32(column(0, 3));
+        row.paused = DatumGetBool(column(0, 4));
+        row.take_over = DatumGetBool(column(0, 5));
+    }
+    finish();
+    return found;
+}
+
+void keep_default_sink() {
+    execute("SELECT outbox.keep_default_sink()");
+    // The ring begins to turn with the first event.
+    execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
+            "WHERE NOT EXISTS (SELECT FROM outbox.ring)");
+}
+
+bool has_native_events() {
+    return execute("SELECT FROM outbox.stored_event WHERE anchor = $1 LIMIT 1", {of(storage::anchor())}) > 0;
+}
+
+void clear_take_over(int sink_id) {
+    execute("UPDATE outbox.sink_definition SET take_over = false WHERE id = $1", {of(sink_id)});
+}
+
+void add_incarnation(int sink_id, const char *incarnation) {
+    execute("INSERT INTO outbox.incarnation (sink_id, incarnation) VALUES ($1, $2)",
+            {of(sink_id), of(std::string_view(incarnation))});
+    execute("DELETE FROM outbox.incarnation WHERE sink_id = $1 AND incarnation IN ("
+            "SELECT incarnation FROM outbox.incarnation WHERE sink_id = $1 "
+            "ORDER BY started_at DESC OFFSET $2)",
+            {of(sink_id), of(incarnations_kept)});
+}
+
+bool knows_incarnation(int sink_id, std::string_view incarnation) {
+    return execute("SELECT FROM outbox.incarnation WHERE sink_id = $1 AND incarnation = $2",
+                   {of(sink_id), of(incarnation)}) > 0;
+}
+
+position load_checkpoint(int sink_id) {
+    position found;
+    if (run("SELECT ms, n FROM outbox.checkpoint WHERE sink_id = $1", {of(sink_id)}) == 1)
+        found = {DatumGetInt64(column(0, 1)), DatumGetInt64(column(0, 2))};
+    finish();
+    return found;
+}
+
+FullTransactionId save_checkpoint(int sink_id, position cursor) {
+    execute("INSERT INTO outbox.checkpoint (sink_id, ms, n, xid, recorded_at) "
+            "VALUES ($1, $2, $3, pg_current_xact_id(), clock_timestamp()) ON CONFLICT (sink_id) DO UPDATE "
+            "SET ms = $2, n = $3, xid = pg_current_xact_id(), recorded_at = clock_timestamp()",
+            {of(sink_id), of(cursor.ms), of(cursor.n)});
+    return GetTopFullTransactionId();
+}
+
+int64 highest_ms(int sink_id) {
+    tick last;
+    int64 highest = last_tick_before(sink_id, no_tick, last) ? last.ms : 0;
+    if (run("SELECT max(to_ms) FROM outbox.move WHERE sink_id = $1", {of(sink_id)}) == 1) {
+        bool null;
+        Datum moved = column(0, 1, null);
+        if (!null && DatumGetInt64(moved) > highest)
+            highest = DatumGetInt64(moved);
+    }
+    finish();
+    return highest;
+}
+
+void load_streams(int sink_id, stream_callback add, void *to) {
+    uint64 rows = run("SELECT topic, ms, n, appended, held_ms, held_n, tried_ms, tried_n, attempts, retry_at, "
+                      "failed_at, last_error FROM outbox.stream WHERE sink_id = $1",
+                      {of(sink_id)});
+    for (uint64 i = 0; i < rows; ++i) {
+        stream_state stream = {};
+        bool null;
+        strlcpy(stream.topic, TextDatumGetCString(column(i, 1)), sizeof stream.topic);
+        stream.tail = {DatumGetInt64(column(i, 2)), DatumGetInt64(column(i, 3))};
+        stream.appended = DatumGetInt64(column(i, 4));
+        Datum held = column(i, 5, null);
+        stream.held = !null;
+        if (stream.held) {
+            stream.held_from = {DatumGetInt64(held), DatumGetInt64(column(i, 6))};
+            stream.tried = {DatumGetInt64(column(i, 7)), DatumGetInt64(column(i, 8))};
+            stream.attempts = DatumGetInt32(column(i, 9));
+            stream.retry_at = DatumGetTimestampTz(column(i, 10));
+            stream.failed_at = DatumGetTimestampTz(column(i, 11));
+            Datum error = column(i, 12, null);
+            if (!null)
+                strlcpy(stream.error, TextDatumGetCString(error), sizeof stream.error);
+        }
+        add(to, stream);
+    }
+    finish();
+}
+
+void save_stream(int sink_id, const stream_state &stream) {
+    if (!stream.held) {
+        execute("INSERT INTO outbox.stream (sink_id, topic, ms, n, appended) VALUES ($1, $2, $3, $4, $5) "
+                "ON CONFLICT (sink_id, topic) DO UPDATE SET ms = $3, n = $4, appended = $5, held_ms = NULL, "
+                "held_n = NULL, tried_ms = NULL, tried_n = NULL, attempts = 0, retry_at = NULL, failed_at = NULL, "
+                "last_error = NULL",
+                {of(sink_id), of(stream.name()), of(stream.tail.ms), of(stream.tail.n), of(stream.appended)});
+        return;
+    }
+    execute("INSERT INTO outbox.stream (sink_id, topic, ms, n, appended, held_ms, held_n, tried_ms, tried_n, "
+            "attempts, retry_at, failed_at, last_error) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) "
+            "ON CONFLICT (sink_id, topic) DO UPDATE SET ms = $3, n = $4, appended = $5, held_ms = $6, held_n = $7, "
+            "tried_ms = $8, tried_n = $9, attempts = $10, retry_at = $11, failed_at = $12, last_error = $13",
+            {of(sink_id), of(stream.name()), of(stream.tail.ms), of(stream.tail.n), of(stream.appended),
+             of(stream.held_from.ms), of(stream.held_from.n), of(stream.tried.ms), of(stream.tried.n),
+             of(stream.attempts), time_or_null(stream.retry_at), time_or_null(stream.failed_at),
+             of(std::string_view(stream.error))});
+}
+
+void load_settled(int sink_id, id_callback add, void *to) {
+    uint64 rows = run("SELECT event_id FROM outbox.placed WHERE sink_id = $1 UNION "
+                      "SELECT event_id FROM outbox.dead_letter WHERE sink_id = $1",
+                      {of(sink_id)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, DatumGetUUIDP(column(i, 1)));
+    finish();
+}
+
+bool has_moves(int sink_id) {
+    return execute("SELECT FROM outbox.move WHERE sink_id = $1 LIMIT 1", {of(sink_id)}) > 0;
+}
+
+move *load_moves(int sink_id, int64 ms, int &count) {
+    MemoryContext caller = CurrentMemoryContext;
+    uint64 rows = run("SELECT topic, n, upto_n, to_ms FROM outbox.move WHERE sink_id = $1 AND ms = $2 ORDER BY to_ms",
+                      {of(sink_id), of(ms)});
+    auto *moves = static_cast<move *>(MemoryContextAllocZero(caller, sizeof(move) * (rows + 1)));
+    for (uint64 i = 0; i < rows; ++i) {
+        strlcpy(moves[i].topic, TextDatumGetCString(column(i, 1)), sizeof moves[i].topic);
+        moves[i].n = DatumGetInt64(column(i, 2));
+        moves[i].upto_n = DatumGetInt64(column(i, 3));
+        moves[i].to_ms = DatumGetInt64(column(i, 4));
+    }
+    finish();
+    count = static_cast<int>(rows);
+    return moves;
+}
+
+void add_move(int sink_id, int64 ms, const move &added) {
+    execute("INSERT INTO outbox.move (sink_id, ms, topic, n, upto_n, to_ms) VALUES ($1, $2, $3, $4, $5, $6)",
+            {of(sink_id), of(ms), of(std::string_view(added.topic)), of(added.n), of(added.upto_n), of(added.to_ms)});
+}
+
+void add_placed(int sink_id, const pg_uuid_t *event_id, std::string_view topic, position where) {
+    execute("INSERT INTO outbox.placed (sink_id, event_id, topic, ms, n) VALUES ($1, $2, $3, $4, $5) "
+            "ON CONFLICT DO NOTHING",
+            {of(sink_id), of(event_id), of(topic), of(where.ms), of(where.n)});
+}
+
+void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream) {
+    char text[position_text_size];
+    std::size_t length = print(where, text);
+    auto optional = [](bool present, std::string_view value) {
+        return present ? of(value) : std::pair<Oid, Datum>{InvalidOid, 0};
+    };
+    execute("INSERT INTO outbox.dead_letter (sink_id, event_id, topic, event_type, aggregate_type, aggregate_id, "
+            "version, occurred_at, headers, payload, position, attempts, error, failed_at) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+            {of(sink_id), of(event.event_id), of(event.topic), of(event.event_type),
+             optional(event.has_aggregate_type, event.aggregate_type),
+             optional(event.has_aggregate_id, event.aggregate_id), of(event.version),
+             {TIMESTAMPTZOID, TimestampTzGetDatum(event.occurred_at)}, optional(event.has_headers, event.headers),
+             of(event.payload), of(std::string_view(text, length)), of(stream.attempts),
+             of(std::string_view(stream.error)), time_or_null(stream.failed_at)});
+}
+
+void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to) {
+    std::pair<Oid, Datum> snapshot = {PG_SNAPSHOTOID, PointerGetDatum(published)};
+    uint64 rows = published
+                      ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)) FROM outbox.stored_event "
+                            "WHERE anchor = $2 AND xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(xid, $1)",
+                            {snapshot, of(storage::anchor())})
+                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)) FROM outbox.stored_event",
+                            {});
+    for (uint64 i = 0; i < rows; ++i) {
+        text *topic = DatumGetTextPP(column(i, 2));
+        add(to, DatumGetUUIDP(column(i, 1)), view_of(topic));
+    }
+    finish();
+}
+
+void load_foreign_anchors(anchor_callback add, void *to) {
+    uint64 rows = run("SELECT anchor, (max(xid::text::numeric) + 1)::text::xid8 FROM outbox.stored_event "
+                      "WHERE anchor <> $1 GROUP BY anchor ORDER BY max(seq)",
+                      {of(storage::anchor())});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, DatumGetInt32(column(i, 1)), DatumGetFullTransactionId(column(i, 2)));
+    finish();
+}
+
+} // namespace outbox::state

@@ -1,0 +1,68 @@
+// What is remembered durably of a sink, apart from events and ticks. Everything here is rare: nothing is written per event.
+// All functions run in a transaction of the caller.
+#pragma once
+
+#include <initializer_list>
+#include <utility>
+
+#include "bgworker/batch.hpp"
+#include "bgworker/position.hpp"
+#include "bgworker/stream.hpp"
+#include "extension/pg.hpp"
+
+namespace outbox::state {
+
+struct sink_row {
+    char name[NAMEDATALEN];
+    char uuid[40];
+    int32 anchor;
+    bool paused;
+    bool take_over;
+};
+
+// The position of some events of a batch was somebody else's: n to upto_n of the topic are at to_ms instead.
+struct move {
+    char topic[max_topic_length + 1];
+    int64 n, upto_n, to_ms;
+};
+
+bool load_sink(int sink_id, sink_row &row);
+void keep_default_sink();
+bool has_native_events();
+void clear_take_over(int sink_id);
+
+void add_incarnation(int sink_id, const char *incarnation);
+bool knows_incarnation(int sink_id, std::string_view incarnation);
+
+position load_checkpoint(int sink_id);
+// Returns the id of the transaction that records it.
+FullTransactionId save_checkpoint(int sink_id, position cursor);
+int64 highest_ms(int sink_id); // of all ticks and moves
+
+using stream_callback = void (*)(void *to, const stream_state &loaded);
+void load_streams(int sink_id, stream_callback add, void *to);
+void save_stream(int sink_id, const stream_state &stream);
+
+using id_callback = void (*)(void *to, const pg_uuid_t *event_id);
+void load_settled(int sink_id, id_callback add, void *to);
+
+bool has_moves(int sink_id);
+// Those of one batch, oldest first, at most `limit`; in the current memory context.
+move *load_moves(int sink_id, int64 ms, int &count);
+void add_move(int sink_id, int64 ms, const move &added);
+
+void add_placed(int sink_id, const pg_uuid_t *event_id, std::string_view topic, position where);
+void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream);
+
+// Event ids and topics that the snapshot does not see; the worker asks when Redis is ahead of this database.
+using candidate_callback = void (*)(void *to, const pg_uuid_t *event_id, std::string_view topic);
+void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to);
+
+// Anchors other than ours that have events, and the end of their transactions.
+using anchor_callback = void (*)(void *to, int32 anchor, FullTransactionId last);
+void load_foreign_anchors(anchor_callback add, void *to);
+
+// Runs a statement; returns how many rows it touched. Raises an error when it fails.
+uint64 execute(const char *statement, std::initializer_list<std::pair<Oid, Datum>> arguments = {});
+
+} // namespace outbox::state

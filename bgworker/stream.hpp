@@ -1,0 +1,32 @@
+// What the worker knows of one stream of its sink.
+#pragma once
+
+#include "bgworker/position.hpp"
+#include "extension/event_type.hpp"
+#include "extension/pg.hpp"
+
+namespace outbox {
+
+struct stream_state {
+    char topic[max_topic_length + 1]; // the key of the table, zero-padded
+
+    position tail;        // the last entry known to be there
+    int64 appended;       // entries that we have appended, ever
+    bool dirty;           // the two above are newer than what is stored
+    bool exists;          // seen since the last reconciliation: XADD goes with NOMKSTREAM
+    position floor;       // events up to here are not sent again (reconciliation found them settled)
+    bool lost;            // Redis lost entries of it: an entry that is not there was not trimmed, it is missing
+
+    // A stream that refuses entries is held from its first failed event on, so that nothing overtakes it.
+    bool held;
+    position held_from;
+    position tried; // the last event of the attempts counted here
+    int attempts;
+    TimestampTz retry_at;
+    TimestampTz failed_at;
+    char error[256];
+
+    std::string_view name() const { return topic; }
+};
+
+} // namespace outbox

@@ -1,0 +1,7 @@
+#pragma once
+
+namespace outbox {
+
+void define_log_mask(); // at load time
+
+} // namespace outbox

@@ -1,0 +1,117 @@
+#include "extension/settings.hpp"
+#include "extension/url.hpp"
+
+#include "extension/guard.hpp"
+#include "extension/json.hpp"
+
+#include <climits>
+
+namespace outbox::settings {
+
+bool enabled = true;
+char *redis_url = nullptr;
+char *redis_password_file = nullptr;
+char *headers = nullptr;
+int retention = 7 * 24 * 3600;
+int batch_size = 10000;
+int linger = 2;
+int poll_interval = 1000;
+int retry_min = 100;
+int retry_max = 30000;
+int max_attempts = 10;
+int max_payload_size = 1024 * 1024;
+int connect_timeout = 5000;
+int response_timeout = 5000;
+int lease_timeout = 10000;
+int max_workers = 16;
+
+// The standard message would quote the value, and with it the password.
+static bool check_redis_url(char **value, void **, GucSource) {
+    char reason[128];
+    bool good = cpp_call([&] {
+        outbox::redis_url url;
+        std::string error;
+        bool parsed = parse_redis_url(*value ? *value : "", url, error);
+        strlcpy(reason, error.c_str(), sizeof reason);
+        return parsed;
+    });
+    if (good)
+        return true;
+    GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+    GUC_check_errmsg("invalid value for parameter \"outbox.redis_url\"");
+    GUC_check_errdetail("%s.", reason);
+    GUC_check_errhint("Use redis://[user:password@]host[:port][/db] or unix:///path[?db=N].");
+    return false;
+}
+
+const char *shown_redis_url() {
+    static char shown[1024];
+    cpp_call([] { strlcpy(shown, mask_passwords(redis_url ? redis_url : "").c_str(), sizeof shown); });
+    return shown;
+}
+
+static bool check_headers(char **value, void **, GucSource) {
+    if (!*value || !**value || is_flat_object(*value))
+        return true;
+    GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+    GUC_check_errmsg("invalid value for parameter \"outbox.headers\"");
+    GUC_check_errdetail("Headers are one flat JSON object: no array or object inside.");
+    GUC_check_errhint("For example: SET LOCAL outbox.headers = '{\"correlation_id\": \"42\"}'.");
+    return false;
+}
+
+const char *session_headers() { return headers && *headers ? headers : nullptr; }
+
+// One line a setting; the text is what pg_settings shows.
+static void integer(const char *name, const char *text, int *variable, int low, int high, int unit,
+                    GucContext context = PGC_SIGHUP) {
+    DefineCustomIntVariable(name, text, nullptr, variable, *variable, low, high, context, unit,
+                            nullptr, nullptr, nullptr);
+}
+
+void define() {
+    DefineCustomBoolVariable("outbox.enabled", "Dispatches events; when off they are kept.", nullptr,
+                             &enabled, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
+    DefineCustomStringVariable(
+        "outbox.redis_url", "Where the sink \"default\" appends its events.",
+        "redis://[user:password@]host[:port][/db] or unix:///path[?db=N].", &redis_url,
+        "redis://127.0.0.1:6379/0", PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_redis_url, nullptr,
+        shown_redis_url);
+    DefineCustomStringVariable("outbox.redis_password_file",
+                               "File with the Redis password; only the server's user may read it.",
+                               "Takes the place of a password in outbox.redis_url.",
+                               &redis_password_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, nullptr,
+                               nullptr, nullptr);
+    DefineCustomStringVariable("outbox.headers", "Headers added to every event that is emitted.",
+                               "One flat JSON object, usually set with SET LOCAL.", &headers, "",
+                               PGC_USERSET, 0, check_headers, nullptr, nullptr);
+    integer("outbox.retention", "How long events are kept after they were emitted.", &retention, 1,
+            INT_MAX / 1000, GUC_UNIT_S);
+    integer("outbox.batch_size", "Events after which a batch ends while a sink is behind.",
+            &batch_size, 100, 1000000, 0);
+    integer("outbox.linger", "Least time between two batches, so that small ones are joined.",
+            &linger, 0, 100, GUC_UNIT_MS);
+    integer("outbox.poll_interval", "Longest time between two looks for new events.",
+            &poll_interval, 10, 60000, GUC_UNIT_MS);
+    integer("outbox.retry_min", "First delay before a sink or stream is tried again.", &retry_min,
+            10, 60000, GUC_UNIT_MS);
+    integer("outbox.retry_max", "Longest delay before a sink or stream is tried again.", &retry_max,
+            10, 3600000, GUC_UNIT_MS);
+    integer("outbox.max_attempts", "Attempts before an event that its stream refuses is a dead letter.",
+            &max_attempts, 1, 1000000, 0);
+    integer("outbox.max_payload_size", "Largest payload that emit accepts.", &max_payload_size, 1,
+            256 * 1024 * 1024, GUC_UNIT_BYTE, PGC_SUSET);
+    integer("outbox.connect_timeout", "Longest time to look up and connect to Redis.",
+            &connect_timeout, 100, 60000, GUC_UNIT_MS);
+    integer("outbox.response_timeout", "Longest time to wait for Redis to take or answer a request.",
+            &response_timeout, 100, 600000, GUC_UNIT_MS);
+    integer("outbox.lease_timeout",
+            "Time after its last sign of life when another server's worker counts as gone.",
+            &lease_timeout, 1000, 600000, GUC_UNIT_MS);
+    if (process_shared_preload_libraries_in_progress)
+        integer("outbox.max_workers", "Most workers in the cluster: one for each database and sink.",
+                &max_workers, 1, 1024, 0, PGC_POSTMASTER);
+    MarkGUCPrefixReserved("outbox");
+}
+
+} // namespace outbox::settings

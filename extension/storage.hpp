@@ -1,0 +1,69 @@
+// Where events and ticks are stored: a ring of partitions, opened by number, appended to row by row. Rows are only ever
+// inserted; a whole partition is truncated when nothing in it is needed any more.
+#pragma once
+
+#include "extension/pg.hpp"
+
+namespace outbox::storage {
+
+constexpr int partitions = 8;
+
+// Columns of outbox.event_<n> and outbox.tick_<n>, from 0.
+namespace event_column {
+enum { seq, xid, occurred_at, event_id, anchor, version, event_type, topic, aggregate_type, aggregate_id,
+       headers, payload, count };
+}
+namespace tick_column {
+enum { sink_id, anchor, ms, seq, cursor_ms, cursor_n, snapshot, count };
+}
+
+struct relations {
+    Oid schema;
+    Oid extension;
+    Oid ring;
+    Oid event_seq;
+    Oid event[partitions];
+    Oid event_index[partitions];
+    Oid tick[partitions];
+    Oid tick_index[partitions];
+    int64 generation;       // of the ring
+    TimestampTz started_at; // of that generation; 0 for the first
+
+    int current() const { return static_cast<int>(generation % partitions); }
+};
+
+// Those of this database, from a cache that is dropped when the ring moves on or the extension goes. Null when there is no
+// extension here.
+const relations *find();
+
+// As find(), but raises an error.
+const relations &require();
+
+// Identifies this cluster and database. Rows that carry another value came with a restored dump: their transaction ids mean
+// nothing here.
+int32 anchor();
+
+// A table and the one index on it, locked until the transaction ends. An emitter takes the lock in every call: one taken in
+// a savepoint is gone after ROLLBACK TO, and without it TRUNCATE could pass a row that nobody has read.
+struct partition {
+    Relation table = nullptr;
+    Relation index = nullptr;
+
+    void close();
+};
+
+// The partition is null when the table was dropped meanwhile.
+partition open(Oid table, Oid index, LOCKMODE mode);
+
+// Appends a row whose first `indexed` key columns are given by number.
+void append(const partition &target, Datum *values, bool *nulls, const int *keys, int key_count);
+
+// The next number of the sequence, without a look at the caller's privileges.
+int64 next_seq(const relations &relations);
+
+// The last one drawn; 0 before the first.
+int64 last_seq(const relations &relations);
+
+void define(); // at load time
+
+} // namespace outbox::storage

@@ -1,0 +1,247 @@
+// The functions behind the views, and flush(): what the callers see of the worker.
+
+#include "bgworker/batch.hpp"
+#include "bgworker/shared.hpp"
+#include "bgworker/tick.hpp"
+#include "extension/pg.hpp"
+#include "extension/settings.hpp"
+#include "extension/storage.hpp"
+
+namespace outbox {
+
+// -- locate
+
+// The batch that was asked for last: rows mostly come in the order they were emitted.
+struct located_batch {
+    tick current;
+    stored_snapshot *snapshot;
+    stored_snapshot *previous;
+    int64 *seqs; // of its events, in order
+    int64 count;
+    bool known;
+};
+
+static stored_snapshot *keep(MemoryContext context, const stored_snapshot *snapshot) {
+    if (!snapshot)
+        return nullptr;
+    void *copy = MemoryContextAlloc(context, VARSIZE(snapshot));
+    memcpy(copy, static_cast<const void *>(snapshot), VARSIZE(snapshot));
+    return static_cast<stored_snapshot *>(copy);
+}
+
+static bool is_in(const located_batch &batch, int32 anchor, FullTransactionId xid) {
+    return batch.known && batch.current.anchor == anchor && batch.snapshot->sees(xid) &&
+           !(batch.previous && batch.previous->sees(xid));
+}
+
+// Snapshots only grow, so the first tick of the anchor that sees the transaction is found by halving the time.
+static bool find_tick(int sink_id, int32 anchor, FullTransactionId xid, tick &found) {
+    int64 low = 0; // nothing at or below it sees the transaction
+    tick probe;
+    if (!last_tick_before(sink_id, no_tick, probe))
+        return false;
+    int64 high = probe.ms;
+    bool any = false;
+    while (low < high || !any) {
+        CHECK_FOR_INTERRUPTS();
+        int64 middle = low + (high - low) / 2;
+        // The first tick of the anchor at or above the middle.
+        bool exists = first_tick_after(sink_id, middle - 1, probe);
+        while (exists && probe.anchor != anchor)
+            exists = first_tick_after(sink_id, probe.ms, probe);
+        if (exists && probe.ms <= high && probe.snapshot->sees(xid)) {
+            found = probe;
+            any = true;
+            high = middle;
+        } else {
+            if (middle >= high)
+                break;
+            low = middle + 1;
+        }
+        if (low >= high && any)
+            break;
+    }
+    return any;
+}
+
+static void load(located_batch &batch, int sink_id, const tick &wanted, MemoryContext context) {
+    MemoryContext old = MemoryContextSwitchTo(context);
+    tick before = predecessor(sink_id, wanted);
+    batch.current = wanted;
+    batch.snapshot = keep(context, wanted.snapshot);
+    batch.previous = keep(context, before.snapshot);
+    batch.count = 0;
+    int64 capacity = 1024;
+    batch.seqs = static_cast<int64 *>(palloc(sizeof(int64) * static_cast<Size>(capacity)));
+    MemoryContext rows = AllocSetContextCreate(context, "outbox locate", ALLOCSET_DEFAULT_SIZES);
+    batch_reader reader;
+    reader.init(context);
+    reader.open(wanted, before.snapshot);
+    reader.begin();
+    event_row event;
+    MemoryContextSwitchTo(rows);
+    while (reader.next(event)) {
+        if (batch.count == capacity) {
+            capacity *= 2;
+            batch.seqs = static_cast<int64 *>(repalloc_huge(batch.seqs, sizeof(int64) * static_cast<Size>(capacity)));
+        }
+        batch.seqs[batch.count++] = event.seq;
+        if (batch.count % 1024 == 0)
+            MemoryContextReset(rows);
+    }
+    MemoryContextSwitchTo(context);
+    reader.end();
+    MemoryContextDelete(rows);
+    MemoryContextSwitchTo(old);
+    batch.known = true;
+}
+
+extern "C" {
+
+PG_FUNCTION_INFO_V1(outbox_locate);
+PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
+    struct cache {
+        located_batch batch;
+        MemoryContext context;
+    };
+    TupleDesc description;
+    if (get_call_result_type(fcinfo, nullptr, &description) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    description = BlessTupleDesc(description);
+    Datum values[2] = {};
+    bool nulls[2] = {true, true};
+    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2) && !PG_ARGISNULL(3)) {
+        int sink_id = PG_GETARG_INT32(0);
+        int32 anchor = PG_GETARG_INT32(1);
+        FullTransactionId xid = DatumGetFullTransactionId(PG_GETARG_DATUM(2));
+        int64 seq = PG_GETARG_INT64(3);
+        storage::require();
+        auto *known = static_cast<cache *>(fcinfo->flinfo->fn_extra);
+        if (!known) {
+            known = static_cast<cache *>(MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(cache)));
+            known->context =
+                AllocSetContextCreate(fcinfo->flinfo->fn_mcxt, "outbox located batch", ALLOCSET_DEFAULT_SIZES);
+            fcinfo->flinfo->fn_extra = known;
+        }
+        tick found;
+        bool in_batch = is_in(known->batch, anchor, xid);
+        if (!in_batch && find_tick(sink_id, anchor, xid, found)) {
+            known->batch = {};
+            MemoryContextReset(known->context);
+            load(known->batch, sink_id, found, known->context);
+            in_batch = is_in(known->batch, anchor, xid);
+        }
+        if (in_batch) {
+            const located_batch &batch = known->batch;
+            const int64 *place = std::lower_bound(batch.seqs, batch.seqs + batch.count, seq);
+            if (place != batch.seqs + batch.count && *place == seq) {
+                values[0] = Int64GetDatum(batch.current.ms);
+                values[1] = Int64GetDatum(place - batch.seqs);
+                nulls[0] = nulls[1] = false;
+            }
+        }
+    }
+    PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(description, values, nulls)));
+}
+
+// -- worker_state
+
+PG_FUNCTION_INFO_V1(outbox_worker_state);
+PGDLLEXPORT Datum outbox_worker_state(PG_FUNCTION_ARGS) {
+    InitMaterializedSRF(fcinfo, 0);
+    auto *result = reinterpret_cast<ReturnSetInfo *>(fcinfo->resultinfo);
+    for (int i = 0; i < shared::slot_count(); ++i) {
+        shared::slot slot;
+        if (!shared::read(i, slot) || slot.database != MyDatabaseId || slot.pid == 0)
+            continue;
+        const shared::worker_stats &stats = slot.stats;
+        Datum values[17];
+        bool nulls[17] = {};
+        int column = 0;
+        auto number = [&](int64 value) { values[column++] = Int64GetDatum(value); };
+        auto time = [&](TimestampTz value) {
+            nulls[column] = value == 0;
+            values[column++] = TimestampTzGetDatum(value);
+        };
+        auto text = [&](const char *value) {
+            nulls[column] = *value == '\0';
+            values[column++] = CStringGetTextDatum(value);
+        };
+        values[column++] = Int32GetDatum(slot.sink_id);
+        values[column++] = Int32GetDatum(slot.pid);
+        text(shared::name_of(stats.state));
+        time(stats.since);
+        number(stats.cursor_ms);
+        number(stats.cursor_n);
+        number(stats.tick_ms);
+        time(stats.confirmed_at);
+        number(stats.published);
+        number(stats.batches);
+        number(stats.errors);
+        number(stats.duplicates_rejected);
+        number(stats.healed);
+        values[column++] = Float8GetDatum(stats.throughput);
+        text(stats.last_error);
+        time(stats.last_error_at);
+        text(stats.held_back_by);
+        tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+    }
+    PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(outbox_anchor);
+PGDLLEXPORT Datum outbox_anchor(PG_FUNCTION_ARGS) {
+    (void)fcinfo;
+    PG_RETURN_INT32(storage::anchor());
+}
+
+PG_FUNCTION_INFO_V1(outbox_redis_url);
+PGDLLEXPORT Datum outbox_redis_url(PG_FUNCTION_ARGS) {
+    (void)fcinfo;
+    PG_RETURN_TEXT_P(cstring_to_text(settings::shown_redis_url()));
+}
+
+// -- flush
+
+PG_FUNCTION_INFO_V1(outbox_flush);
+PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
+    storage::require();
+    int64 timeout_us = PG_INT64_MAX; // null: as long as it takes
+    if (!PG_ARGISNULL(0)) {
+        Interval *timeout = PG_GETARG_INTERVAL_P(0);
+        timeout_us = timeout->time + (timeout->day + timeout->month * INT64CONST(30)) * USECS_PER_DAY;
+        if (timeout_us < 0)
+            ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("timeout must not be negative"));
+    }
+    if (shared::worker_outlook(MyDatabaseId) == shared::outlook::not_loaded)
+        ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("nothing is published: outbox is not preloaded"),
+                errhint("Add outbox to shared_preload_libraries and restart the server."));
+
+    TimestampTz began = GetCurrentTimestamp();
+    int waiting_for = -1;
+    uint64 ticket = 0;
+    for (;;) {
+        CHECK_FOR_INTERRUPTS();
+        // The worker may not have started yet, or another may take its place with the slot's counters as they were.
+        for (int i = 0; waiting_for < 0 && i < shared::slot_count(); ++i) {
+            shared::slot slot;
+            if (shared::read(i, slot) && slot.database == MyDatabaseId) {
+                waiting_for = i;
+                ticket = pg_atomic_add_fetch_u64(&shared::at(i)->flush_requested, 1);
+            }
+        }
+        if (waiting_for >= 0) {
+            if (pg_atomic_read_u64(&shared::at(waiting_for)->flush_done) >= ticket)
+                PG_RETURN_BOOL(true);
+            shared::wake_workers(MyDatabaseId);
+        }
+        if (GetCurrentTimestamp() - began >= timeout_us)
+            PG_RETURN_BOOL(false);
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 2, PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+}
+}
+
+} // namespace outbox

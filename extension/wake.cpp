@@ -1,0 +1,48 @@
+#include "extension/wake.hpp"
+
+#include "bgworker/shared.hpp"
+#include "extension/pg.hpp"
+
+namespace outbox {
+
+static bool wake_wanted = false;
+static bool reload_wanted = false;
+
+// Runs after the transaction is visible, with interrupts held: nothing here can fail. A rollback to a savepoint leaves the
+// flag set, which costs the worker one look for nothing. COMMIT PREPARED does not come by here: the utility hook wakes for
+// it, and the poll does where the hook is not loaded.
+static void at_end(XactEvent event, void *) {
+    switch (event) {
+    case XACT_EVENT_COMMIT:
+        if (reload_wanted)
+            shared::request_reload(MyDatabaseId);
+        else if (wake_wanted)
+            shared::wake_workers(MyDatabaseId);
+        break;
+    case XACT_EVENT_ABORT:
+    case XACT_EVENT_PREPARE:
+        break;
+    default:
+        return;
+    }
+    wake_wanted = reload_wanted = false;
+}
+
+void define_wake() { RegisterXactCallback(at_end, nullptr); }
+
+void wake_at_commit() { wake_wanted = true; }
+
+void reload_at_commit() { reload_wanted = true; }
+
+extern "C" {
+PG_FUNCTION_INFO_V1(outbox_wake);
+PGDLLEXPORT Datum outbox_wake(PG_FUNCTION_ARGS) {
+    if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0))
+        reload_at_commit();
+    else
+        wake_at_commit();
+    PG_RETURN_VOID();
+}
+}
+
+} // namespace outbox

@@ -1,0 +1,15 @@
+// Waking the workers when a transaction commits.
+#pragma once
+
+namespace outbox {
+
+// Register the transaction callback, once, at load time.
+void define_wake();
+
+// This transaction emitted: wake this database's workers when it has committed.
+void wake_at_commit();
+
+// This transaction changed a sink or created the extension: they shall look again.
+void reload_at_commit();
+
+} // namespace outbox

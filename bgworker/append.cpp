@@ -392,6 +392,7 @@ sent dispatcher::judge(chunk &target, bool *settled) {
                         errhint("If that was not intended, check Redis' eviction policy."));
             entry.stream->exists = false;
             entry.stream->tail = {};
+            entry.stream->appended = 0;
             ++stats_.errors;
             continue;
         }

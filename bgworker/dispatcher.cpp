@@ -55,6 +55,12 @@ static int64 clock_ms() {
 // The next ms that is free: never one in use, also when the clock goes back.
 int64 dispatcher::next_ms(int64 above) const { return std::max({last_ms_ + 1, clock_ms(), above + 1}); }
 
+// What this process remembers belongs to a sink that is no more. The launcher starts another.
+void dispatcher::start_afresh(const char *reason) {
+    ereport(LOG, errmsg("outbox worker for database %u starts afresh: %s", MyDatabaseId, reason));
+    proc_exit(0);
+}
+
 void dispatcher::begin_transaction() {
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();
@@ -64,9 +70,13 @@ void dispatcher::begin_transaction() {
         LockDatabaseObject(ExtensionRelationId, relations->extension, 0, AccessShareLock);
         relations = storage::find();
     }
-    if (relations)
+    if (relations && (extension_ == InvalidOid || extension_ == relations->extension)) {
+        extension_ = relations->extension;
         return;
+    }
     AbortCurrentTransaction();
+    if (relations)
+        start_afresh("the extension was created anew");
     ereport(LOG, errmsg("outbox worker for database %u ends: the extension was dropped", MyDatabaseId));
     shared::release(slot_);
     proc_exit(0);
@@ -101,6 +111,7 @@ void dispatcher::publish() {
     stats_.cursor_ms = cursor_.ms;
     stats_.cursor_n = cursor_.n;
     stats_.tick_ms = batch_open_ ? reader_.current().ms : passed_ms_;
+    stats_.passed_ms = passed_ms_;
     shared::publish(slot_, stats_);
 }
 
@@ -136,6 +147,8 @@ static void print_instance(char *text, Size size) {
 
 // The sink's row. False while there is nothing to do for it: the default sink has no row before the first event.
 bool dispatcher::load_sink() {
+    char known[sizeof sink_.uuid];
+    strlcpy(known, sink_.uuid, sizeof known);
     begin_transaction();
     bool found = state::load_sink(sink_id_, sink_);
     if (!found && sink_id_ == default_sink && state::has_native_events()) {
@@ -144,6 +157,8 @@ bool dispatcher::load_sink() {
         found = state::load_sink(sink_id_, sink_);
     }
     commit_transaction();
+    if (*known && (!found || strcmp(known, sink_.uuid) != 0))
+        start_afresh("the sink was restored from elsewhere");
     if (!found)
         return false;
     sink_known_ = true;
@@ -300,6 +315,7 @@ bool dispatcher::next_batch() {
 void dispatcher::answer_flush() {
     if (flush_asked_ == 0 || passed_ms_ < flush_ms_ || held_streams_ > 0)
         return;
+    publish(); // who waits shall see it in the views, too
     pg_atomic_write_u64(&slot_->flush_done, flush_asked_);
     flush_asked_ = 0;
 }

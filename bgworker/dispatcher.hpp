@@ -24,6 +24,7 @@ class dispatcher {
 
   private:
     // -- dispatcher.cpp: the loop
+    [[noreturn]] static void start_afresh(const char *reason);
     void begin_transaction(); // ends the process where the extension is gone
     void commit_transaction();
     bool load_sink();
@@ -93,6 +94,7 @@ class dispatcher {
     MemoryContext batches_; // what the readers keep
     shared::worker_stats stats_ = {};
 
+    Oid extension_ = InvalidOid;
     state::sink_row sink_ = {};
     bool sink_known_ = false;
     bool memory_loaded_ = false;

@@ -97,8 +97,6 @@ bool dispatcher::look_at_streams() {
                 stream.floor = fewer ? position{} : is_short ? info.last : cursor_;
                 if (stream.lost)
                     heal_from_ = std::min(heal_from_, fewer ? position{} : info.last);
-                if (info.entries_added >= 0)
-                    stream.appended = info.entries_added;
             } else if (is_short && stream.tail <= believed_) {
                 // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo.
                 stream.floor = believed_;
@@ -110,6 +108,8 @@ bool dispatcher::look_at_streams() {
                         errdetail("Redis has the other streams and the marker, so somebody deleted it or it was evicted."),
                         errhint("If that was not intended, check Redis' eviction policy."));
             }
+            if (info.entries_added >= 0 && (is_short || fewer))
+                stream.appended = info.entries_added;
             stream.tail = info.last;
             stream.dirty = true;
         }

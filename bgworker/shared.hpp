@@ -16,6 +16,7 @@ struct worker_stats {
     int64 cursor_ms;          // last position known to be settled, and
     int64 cursor_n;
     int64 tick_ms;            // the batch being sent
+    int64 passed_ms;          // batches up to here are done as a whole
     TimestampTz confirmed_at; // when the cursor moved last
     int64 published;
     int64 batches;

@@ -143,8 +143,83 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
     }
     PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(description, values, nulls)));
 }
+}
+
+// -- lag
+
+constexpr int64 counted_at_most = 10000;
+
+struct lag_count {
+    int64 events = 0;
+    int64 first_seq = 0;
+    TimestampTz oldest = 0;
+};
+
+// Adds the events of a batch behind index n. False when the count is full.
+static bool count(batch_reader &reader, const tick &current, const stored_snapshot *previous, int64 n, lag_count &result) {
+    reader.open(current, previous);
+    reader.begin();
+    event_row event;
+    bool room = true;
+    while ((room = result.events < counted_at_most) && reader.next(event)) {
+        if (event.n <= n)
+            continue;
+        if (result.events++ == 0)
+            result.first_seq = event.seq;
+        if (result.oldest == 0 || event.occurred_at < result.oldest)
+            result.oldest = event.occurred_at;
+    }
+    reader.end();
+    return room;
+}
+
+static lag_count count_lag(int sink_id, int64 ms, int64 n) {
+    lag_count result;
+    batch_reader reader;
+    reader.init(CurrentMemoryContext);
+    tick current;
+    bool room = true;
+    // First what is in ticks, batch by batch.
+    for (int64 behind = ms - 1; room && first_tick_after(sink_id, behind, current); behind = current.ms)
+        room = count(reader, current, predecessor(sink_id, current).snapshot, current.ms == ms ? n : -1, result);
+    if (room) {
+        // Then what has committed since the last of them.
+        tick now;
+        now.ms = no_tick;
+        now.anchor = storage::anchor();
+        PushActiveSnapshot(GetLatestSnapshot());
+        now.snapshot = active_snapshot();
+        PopActiveSnapshot();
+        room = count(reader, now, predecessor(sink_id, now).snapshot, -1, result);
+    }
+    if (!room)
+        result.events = std::max(result.events, storage::last_seq(storage::require()) - result.first_seq + 1);
+    return result;
+}
+
+extern "C" {
+
+PG_FUNCTION_INFO_V1(outbox_lag);
+PGDLLEXPORT Datum outbox_lag(PG_FUNCTION_ARGS) {
+    TupleDesc description;
+    if (get_call_result_type(fcinfo, nullptr, &description) != TYPEFUNC_COMPOSITE)
+        elog(ERROR, "return type must be a row type");
+    storage::require();
+    Datum values[2] = {Int64GetDatum(0), 0};
+    bool nulls[2] = {false, true};
+    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2)) {
+        lag_count lag = count_lag(PG_GETARG_INT32(0), PG_GETARG_INT64(1), PG_GETARG_INT64(2));
+        values[0] = Int64GetDatum(lag.events);
+        values[1] = TimestampTzGetDatum(lag.oldest);
+        nulls[1] = lag.events == 0;
+    }
+    PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(description), values, nulls)));
+}
+}
 
 // -- worker_state
+
+extern "C" {
 
 PG_FUNCTION_INFO_V1(outbox_worker_state);
 PGDLLEXPORT Datum outbox_worker_state(PG_FUNCTION_ARGS) {
@@ -155,8 +230,8 @@ PGDLLEXPORT Datum outbox_worker_state(PG_FUNCTION_ARGS) {
         if (!shared::read(i, slot) || slot.database != MyDatabaseId || slot.pid == 0)
             continue;
         const shared::worker_stats &stats = slot.stats;
-        Datum values[17];
-        bool nulls[17] = {};
+        Datum values[18];
+        bool nulls[18] = {};
         int column = 0;
         auto number = [&](int64 value) { values[column++] = Int64GetDatum(value); };
         auto time = [&](TimestampTz value) {
@@ -174,6 +249,7 @@ PGDLLEXPORT Datum outbox_worker_state(PG_FUNCTION_ARGS) {
         number(stats.cursor_ms);
         number(stats.cursor_n);
         number(stats.tick_ms);
+        number(stats.passed_ms);
         time(stats.confirmed_at);
         number(stats.published);
         number(stats.batches);

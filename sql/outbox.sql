@@ -231,7 +231,7 @@ COMMENT ON FUNCTION outbox.anchor() IS
     'identifies this cluster and database; events and ticks that carry another one came with a restored dump';
 
 CREATE FUNCTION outbox.worker_state(OUT sink_id int, OUT pid int, OUT state text, OUT since timestamptz,
-        OUT cursor_ms bigint, OUT cursor_n bigint, OUT tick_ms bigint, OUT confirmed_at timestamptz,
+        OUT cursor_ms bigint, OUT cursor_n bigint, OUT tick_ms bigint, OUT passed_ms bigint, OUT confirmed_at timestamptz,
         OUT published bigint, OUT batches bigint, OUT errors bigint, OUT duplicates_rejected bigint,
         OUT healed bigint, OUT throughput float8, OUT last_error text, OUT last_error_at timestamptz,
         OUT held_back_by text)
@@ -239,9 +239,14 @@ CREATE FUNCTION outbox.worker_state(OUT sink_id int, OUT pid int, OUT state text
 COMMENT ON FUNCTION outbox.worker_state() IS 'what the workers of this database say of themselves, from shared memory';
 
 CREATE FUNCTION outbox.locate(sink_id int, anchor int, xid xid8, seq bigint, OUT ms bigint, OUT n bigint)
-    LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_locate';
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_locate';
 COMMENT ON FUNCTION outbox.locate(int, int, xid8, bigint) IS
     'the tick that an event belongs to and its index in that batch; nulls when no tick has been recorded for it yet';
+
+CREATE FUNCTION outbox.lag(sink_id int, ms bigint, n bigint, OUT events bigint, OUT oldest timestamptz)
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_lag';
+COMMENT ON FUNCTION outbox.lag(int, bigint, bigint) IS
+    'committed events behind a position: counted up to ten thousand, beyond that estimated from the sequence; and the oldest occurred_at of those counted';
 
 CREATE FUNCTION outbox.redis_url() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_redis_url';
@@ -266,7 +271,8 @@ CREATE VIEW outbox.sink_cursor AS
            COALESCE(CASE WHEN w.cursor_ms > 0 THEN w.cursor_ms END, c.ms, 0) AS ms,
            COALESCE(CASE WHEN w.cursor_ms > 0 THEN w.cursor_n END, c.n, -1) AS n,
            COALESCE(w.confirmed_at, c.recorded_at) AS confirmed_at,
-           COALESCE(w.tick_ms, 0) AS tick_ms
+           COALESCE(w.tick_ms, 0) AS tick_ms,
+           COALESCE(w.passed_ms, 0) AS passed_ms
     FROM outbox.sink s
     LEFT JOIN outbox.worker_state() w ON w.sink_id = s.id
     LEFT JOIN LATERAL (
@@ -334,26 +340,20 @@ CREATE VIEW outbox.stat_sink AS
     CROSS JOIN LATERAL (SELECT count(*) AS streams FROM outbox.stream
                          WHERE sink_id = s.id AND held_ms IS NOT NULL) held
     CROSS JOIN LATERAL (SELECT count(*) AS letters FROM outbox.dead_letter WHERE sink_id = s.id) dead
+    -- a batch that is done as a whole need not be looked at
+    CROSS JOIN LATERAL outbox.lag(s.id, CASE WHEN c.passed_ms >= c.ms THEN c.passed_ms + 1 ELSE c.ms END,
+                                  CASE WHEN c.passed_ms >= c.ms THEN -1 ELSE c.n END) own
+    -- what came with a dump is in no tick before outbox.resume()
     CROSS JOIN LATERAL (
-        SELECT count(*) AS events, min(u.occurred_at) AS oldest FROM (
-            -- the batch that is being sent
-            SELECT e.occurred_at FROM outbox.stored_event e
-            CROSS JOIN LATERAL outbox.locate(s.id, e.anchor, e.xid, e.seq) l
-            WHERE e.xid >= COALESCE((
-                    SELECT pg_catalog.pg_snapshot_xmin(k.snapshot) FROM outbox.tick k
-                     WHERE k.sink_id = s.id AND k.ms < c.ms AND k.anchor = outbox.anchor()
-                     ORDER BY k.ms DESC LIMIT 1), '0'::xid8)
-              AND e.anchor = outbox.anchor()
-              AND (l.ms IS NULL OR (l.ms, l.n) > (c.ms, c.n))
-            UNION ALL
-            -- what came with a dump, until the tick that closes it is confirmed
-            SELECT e.occurred_at FROM outbox.stored_event e
-            CROSS JOIN LATERAL outbox.locate(s.id, e.anchor, e.xid, e.seq) l
-            WHERE e.anchor <> outbox.anchor() AND (l.ms IS NULL OR (l.ms, l.n) > (c.ms, c.n))) u) lag;
+        SELECT count(*) AS events, min(e.occurred_at) AS oldest FROM outbox.stored_event e
+        CROSS JOIN LATERAL outbox.locate(s.id, e.anchor, e.xid, e.seq) l
+        WHERE s.restored AND e.anchor <> outbox.anchor() AND (l.ms IS NULL OR (l.ms, l.n) > (c.ms, c.n))) foreign_lag
+    CROSS JOIN LATERAL (SELECT own.events + foreign_lag.events AS events,
+                               LEAST(own.oldest, foreign_lag.oldest) AS oldest) lag;
 COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
 COMMENT ON COLUMN outbox.stat_sink.state IS
     'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled or no worker';
-COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed';
+COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed; an estimate beyond ten thousand';
 COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, in seconds; 0 when there is none';
 COMMENT ON COLUMN outbox.stat_sink.published IS 'events appended since the server started';
 COMMENT ON COLUMN outbox.stat_sink.throughput IS 'events a second over the last seconds of work';
@@ -454,7 +454,7 @@ GRANT EXECUTE ON FUNCTION
     TO outbox_emitter;
 GRANT EXECUTE ON FUNCTION outbox.flush(interval) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
-    outbox.locate(int, int, xid8, bigint) TO outbox_reader, outbox_admin;
+    outbox.locate(int, int, xid8, bigint), outbox.lag(int, bigint, bigint) TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.dead_letter, outbox.tick
     TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean) TO outbox_admin;

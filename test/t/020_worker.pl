@@ -1,0 +1,139 @@
+# A worker may be killed or ended at any moment: another one takes over where it was, without a word from anybody.
+use strict;
+use warnings;
+use OutboxTest;
+use Test::More;
+use Time::HiRes qw(sleep time);
+
+my $rounds = $ENV{ROUNDS} // 4;
+my $redis = OutboxTest::Redis->new(aof => 'always');
+my $node = new_node(redis => $redis);
+# what a crash leaves prepared holds its locks until somebody ends it; that is not what this test is about
+my %weights = (prepared => 0);
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub is_gone {
+    my ($pid) = @_;
+    open my $file, '<', "/proc/$pid/stat" or return 1;
+    return (readline($file) // '') !~ /\) [^ZX] /;
+}
+
+# until the worker is one that has published something: a new one, where there was another
+sub wait_for_successor {
+    my ($pid) = @_;
+    return poll_until(
+        sub {
+            my $now = worker_pid($node);
+            return $now && (!$pid || $now != $pid) && $now;
+        },
+        'there is another worker');
+}
+
+sub in_time {
+    my ($limit, $sub) = @_;
+    my $began = time;
+    my $done = poll_until($sub, 'it is done', 30) && time - $began;
+    return $done <= $limit ? 1 : (diag("took $done s"), 0)[1];
+}
+
+# In the middle of a batch: the backlog of a pause is many batches, and each is many chunks. In every second round Redis
+# stands still then, with a chunk in flight of which nobody knows what becomes.
+sub round {
+    my ($signal, $n) = @_;
+    sql('SELECT outbox.pause()');
+    poll_until(sub { stat_sink($node)->{state} eq 'paused' }, 'the sink is paused');
+    emit_some($node, 4000);
+    my $before = $redis->published;
+    my $committed = committed($node);
+    sql('SELECT outbox.resume()');
+    my $pid = wait_for_worker($node);
+    poll_until(sub { $redis->published > $before }, 'the worker is at work');
+    $redis->sigstop if $n % 2;
+    sleep rand 0.02;
+    kill_worker($node, 'postgres', $signal);
+    poll_until(sub { is_gone($pid) }, 'the worker is gone', 10);
+    $redis->sigcont if $n % 2;
+    my $left = $redis->published < $committed;
+    wait_for_successor($pid);
+    return $left;
+}
+
+for my $signal (qw(KILL TERM)) {
+    my $load = start_load($node, clients => 2, rate => 150, weights => \%weights);
+    my $hit = 0;
+    for my $n (1 .. $rounds) { $hit += round($signal, $n) }
+    my $published = $redis->published;
+    poll_until(sub { $redis->published > $published }, 'new events are published');
+    $load->stop;
+    wait_settled($node);
+    cmp_ok($hit, '>=', $rounds / 2, "SIG$signal has met workers in the middle of their work");
+    ok_streams($node, $redis, "after SIG$signal nothing is lost or doubled");
+}
+
+# SIGTERM is not a crash
+
+my $offset = -s $node->logfile;
+my $pid = wait_for_worker($node);
+my $backend = sql('SELECT pg_postmaster_start_time()');
+sql("SELECT pg_terminate_backend($pid)");
+ok(in_time(1, sub { is_gone($pid) }), 'a worker that waits for events ends within a second');
+my $successor = wait_for_successor($pid);
+emit_some($node, 10);
+ok(flush($node), 'another one does its work');
+is(sql('SELECT pg_postmaster_start_time()'), $backend, 'and the server did not restart');
+ok(!log_has($node, qr/terminating any other active server processes/, $offset), 'nor did its sessions end');
+
+# however Redis behaves
+
+sub ends_at_once {
+    my ($what, $begin, $end) = @_;
+    my $pid = wait_for_worker($node);
+    $begin->();
+    kill_worker($node, 'postgres', 'TERM');
+    ok(in_time(1, sub { is_gone($pid) }), "SIGTERM ends a worker within a second $what");
+    $end->();
+    wait_for_successor($pid);
+    ok(flush($node), 'and the next one goes on');
+}
+
+ends_at_once(
+    'that waits for an answer',
+    sub {
+        $redis->sigstop;
+        emit_some($node, 3000);
+        # the chunk is on its way when the batch has a tick
+        poll_until(sub { sql('SELECT count(*) FROM outbox.event WHERE status = $$processing$$') > 0 }, 'a batch is open');
+    },
+    sub { $redis->sigcont });
+ends_at_once(
+    'that connects to a Redis which hangs',
+    sub {
+        $redis->sigstop;
+        my $pid = wait_for_worker($node);
+        kill_worker($node, 'postgres', 'TERM');
+        wait_for_successor($pid);
+        emit_some($node, 1);
+        poll_until(sub { stat_sink($node)->{state} eq 'connecting' }, 'the worker connects');
+    },
+    sub { $redis->sigcont });
+ends_at_once('that backs off', sub { $redis->kill9; emit_some($node, 1); poll_until(sub { stat_sink($node)->{state} eq 'backing off' }, 'it backs off') }, sub { $redis->start });
+
+# pg_cancel_backend
+
+$pid = wait_for_worker($node);
+emit_some($node, 1);
+ok(flush($node), 'the worker works');
+$offset = -s $node->logfile;
+is(sql("SELECT pg_cancel_backend($pid) FROM generate_series(1, 3)"), "t\nt\nt", 'the signal is sent');
+$redis->sigstop;
+emit_some($node, 1000);
+is(sql("SELECT pg_cancel_backend($pid)"), 't', 'also in the middle of a batch');
+$redis->sigcont;
+emit_some($node, 10);
+ok(flush($node), 'a cancelled worker goes on');
+is(worker_pid($node), $pid, 'and is the same');
+ok(!log_has($node, qr/cancel/, $offset), 'nothing was cancelled');
+ok_streams($node, $redis, 'nothing is lost or doubled in the end');
+
+done_testing();

@@ -163,8 +163,10 @@ void dispatcher::fill(chunk &target) {
                 blocked_at = where;
                 break;
             }
-            if (decided == verdict::send)
+            if (decided == verdict::send) {
+                reader_.load(event);
                 encode(target, event, where, stream, at);
+            }
             target.last = where;
             ++target.events;
         }

@@ -145,9 +145,16 @@ const storage::partition &batch_reader::partition(int number) {
         if (!open_[number].table)
             ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                     errmsg("extension \"outbox\" was dropped while its events were read"));
+        // It outlives the contexts that the caller resets from event to event.
+        MemoryContext old = MemoryContextSwitchTo(context_);
         slots_[number] = table_slot_create(open_[number].table, nullptr);
+        MemoryContextSwitchTo(old);
     }
     return open_[number];
+}
+
+static std::string_view text_at(TupleTableSlot *slot, int number) {
+    return slot->tts_isnull[number] ? std::string_view() : view_of(DatumGetTextPP(slot->tts_values[number]));
 }
 
 // False where the event was rolled back, or the place holds another row by now.
@@ -165,23 +172,24 @@ bool batch_reader::fetch(const item &at, event_row &row) {
         !is_member(DatumGetFullTransactionId(values[column::xid])))
         return false;
 
-    auto text_at = [&](int column) {
-        return nulls[column] ? std::string_view() : view_of(DatumGetTextPP(values[column]));
-    };
     row.seq = at.seq;
     row.event_id = DatumGetUUIDP(values[column::event_id]);
-    row.event_type = text_at(column::event_type);
-    row.topic = nulls[column::topic] ? default_topic(row.event_type) : text_at(column::topic);
-    row.aggregate_type = text_at(column::aggregate_type);
-    row.aggregate_id = text_at(column::aggregate_id);
-    row.headers = text_at(column::headers);
-    row.payload = text_at(column::payload);
-    row.has_aggregate_type = !nulls[column::aggregate_type];
-    row.has_aggregate_id = !nulls[column::aggregate_id];
-    row.has_headers = !nulls[column::headers];
-    row.version = DatumGetInt32(values[column::version]);
+    row.event_type = text_at(slot, column::event_type);
+    row.topic = nulls[column::topic] ? default_topic(row.event_type) : text_at(slot, column::topic);
     row.occurred_at = DatumGetTimestampTz(values[column::occurred_at]);
+    slot_ = slot;
     return true;
+}
+
+void batch_reader::load(event_row &row) {
+    row.aggregate_type = text_at(slot_, column::aggregate_type);
+    row.aggregate_id = text_at(slot_, column::aggregate_id);
+    row.headers = text_at(slot_, column::headers);
+    row.payload = text_at(slot_, column::payload);
+    row.has_aggregate_type = !slot_->tts_isnull[column::aggregate_type];
+    row.has_aggregate_id = !slot_->tts_isnull[column::aggregate_id];
+    row.has_headers = !slot_->tts_isnull[column::headers];
+    row.version = DatumGetInt32(slot_->tts_values[column::version]);
 }
 
 bool batch_reader::next(event_row &row) {

@@ -8,15 +8,18 @@
 
 namespace outbox {
 
-// One event as it is stored. The values point into the slot, or into the memory context that was current.
+// One event as it is stored, in the server encoding. What it points to is good until the next event is read.
 struct event_row {
     int64 n; // index among all events of the batch
     int64 seq;
     const pg_uuid_t *event_id;
-    std::string_view event_type, topic, aggregate_type, aggregate_id, headers, payload; // in the server encoding
+    std::string_view event_type, topic;
+    TimestampTz occurred_at;
+
+    // Only after load(): these may have to be fetched and decompressed, into the memory context that is current.
+    std::string_view aggregate_type, aggregate_id, headers, payload;
     bool has_aggregate_type, has_aggregate_id, has_headers;
     int32 version;
-    TimestampTz occurred_at;
 };
 
 class batch_reader {
@@ -39,6 +42,7 @@ class batch_reader {
     // The next event, false at the end. Inside a transaction, between begin() and end().
     void begin();
     bool next(event_row &row);
+    void load(event_row &row); // the rest of the event that next() gave
     void end();
 
     place where() const { return place_; }
@@ -75,6 +79,7 @@ class batch_reader {
     Oid files_[storage::partitions] = {}; // the table's file when it was collected; VACUUM FULL makes another
     storage::partition open_[storage::partitions];
     TupleTableSlot *slots_[storage::partitions] = {};
+    TupleTableSlot *slot_ = nullptr; // of the event that next() gave
 };
 
 } // namespace outbox

@@ -54,12 +54,13 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
         stream.held = true;
         ++held_streams_;
         stream.attempts = 0;
+        stream.tried = {};
     }
     if (stream.attempts == 0 || stream.held_from != from) {
         stream.attempts = 0;
         stream.failed_at = now;
         stream.held_from = from;
-        stream.tried = tried;
+        stream.tried = std::max(stream.tried, tried);
     }
     ++stream.attempts;
     ++stats_.errors;
@@ -98,8 +99,10 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
             position where = {current.ms, event.n};
             if (where > upto)
                 more = false;
-            else if (where >= stream.held_from && event.topic == stream.name())
+            else if (where >= stream.held_from && event.topic == stream.name()) {
+                hold_reader_.load(event);
                 more = visit(event, where);
+            }
         }
         hold_reader_.end();
         more = more && first_tick_after(sink_id_, current.ms, current);
@@ -110,8 +113,10 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
 // One attempt: the first events that are held, as one chunk. When nothing is left up to the cursor, the stream is free.
 sent dispatcher::retry(stream_state &stream) {
     begin(hold_chunk_);
-    // Events that came after the first attempt wait for the outcome: each has its own attempts.
-    position upto = stream.attempts > 0 ? std::min(stream.tried, cursor_) : cursor_;
+    // An attempt on the stream counts for all that wait in it. What comes after the first of them waits for the outcome.
+    if (stream.attempts == 0)
+        stream.tried = cursor_;
+    position upto = std::min(stream.tried, cursor_);
     position blocked_at;
     bool blocked = false;
     for_each_held(stream, upto, [&](const event_row &event, position where) {
@@ -171,25 +176,39 @@ sent dispatcher::retry(stream_state &stream) {
 
 // Gives the tried events up: they become dead letters, and what is behind them gets attempts of its own.
 void dispatcher::bury(stream_state &stream) {
-    int count = 0;
-    pg_uuid_t *ids = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t) * max_chunk_events));
-    position last = stream.held_from;
-    for_each_held(stream, stream.tried, [&](const event_row &event, position where) {
-        last = where;
-        if (is_settled(event.event_id))
+    auto *ids = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t) * max_chunk_events));
+    int64 buried = 0;
+    for (bool more = true; more;) {
+        int count = 0;
+        std::size_t bytes = 0;
+        more = false;
+        position last = stream.tried;
+        for_each_held(stream, stream.tried, [&](const event_row &event, position where) {
+            if (count == max_chunk_events || bytes > max_chunk_bytes) {
+                more = true;
+                return false;
+            }
+            last = where;
+            if (!is_settled(event.event_id)) {
+                state::add_dead_letter(sink_id_, event, place_of(event.topic, where), stream);
+                ids[count++] = *event.event_id;
+                bytes += event.payload.size();
+            }
             return true;
-        state::add_dead_letter(sink_id_, event, place_of(event.topic, where), stream);
-        ids[count++] = *event.event_id;
-        return count < max_chunk_events;
-    });
-    // Only now are they recorded; until then a crash would have them tried again.
-    for (int i = 0; i < count; ++i)
-        settle(&ids[i]);
+        });
+        // Only now are they recorded; until then a crash would have them tried again.
+        for (int i = 0; i < count; ++i)
+            settle(&ids[i]);
+        buried += count;
+        if (!more)
+            last = stream.tried;
+        stream.held_from = {last.ms, last.n + 1};
+    }
+    pfree(ids);
     ereport(WARNING,
-            errmsg("%d events of stream \"outbox:{%s}\" of sink \"%s\" are dead letters after %d attempts: %s", count,
-                   stream.topic, sink_.name, stream.attempts, stream.error),
+            errmsg("%lld events of stream \"outbox:{%s}\" of sink \"%s\" are dead letters after %d attempts: %s",
+                   static_cast<long long>(buried), stream.topic, sink_.name, stream.attempts, stream.error),
             errhint("They are in outbox.dead_letter."));
-    stream.held_from = {last.ms, last.n + 1};
     stream.attempts = 0;
     stream.retry_at = GetCurrentTimestamp();
     save_hold(stream);

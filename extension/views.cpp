@@ -36,30 +36,28 @@ static bool is_in(const located_batch &batch, int32 anchor, FullTransactionId xi
 
 // Snapshots only grow, so the first tick of the anchor that sees the transaction is found by halving the time.
 static bool find_tick(int sink_id, int32 anchor, FullTransactionId xid, tick &found) {
-    int64 low = 0; // nothing at or below it sees the transaction
     tick probe;
     if (!last_tick_before(sink_id, no_tick, probe))
         return false;
     int64 high = probe.ms;
+    int64 low = first_tick_after(sink_id, 0, probe) ? probe.ms : 1;
     bool any = false;
-    while (low < high || !any) {
+    while (low <= high) {
         CHECK_FOR_INTERRUPTS();
         int64 middle = low + (high - low) / 2;
         // The first tick of the anchor at or above the middle.
         bool exists = first_tick_after(sink_id, middle - 1, probe);
         while (exists && probe.anchor != anchor)
             exists = first_tick_after(sink_id, probe.ms, probe);
-        if (exists && probe.ms <= high && probe.snapshot->sees(xid)) {
+        if (exists && !probe.snapshot->sees(xid)) {
+            low = probe.ms + 1;
+            continue;
+        }
+        if (exists) {
             found = probe;
             any = true;
-            high = middle;
-        } else {
-            if (middle >= high)
-                break;
-            low = middle + 1;
         }
-        if (low >= high && any)
-            break;
+        high = middle - 1;
     }
     return any;
 }
@@ -73,25 +71,19 @@ static void load(located_batch &batch, int sink_id, const tick &wanted, MemoryCo
     batch.count = 0;
     int64 capacity = 1024;
     batch.seqs = static_cast<int64 *>(palloc(sizeof(int64) * static_cast<Size>(capacity)));
-    MemoryContext rows = AllocSetContextCreate(context, "outbox locate", ALLOCSET_DEFAULT_SIZES);
     batch_reader reader;
     reader.init(context);
     reader.open(wanted, before.snapshot);
     reader.begin();
     event_row event;
-    MemoryContextSwitchTo(rows);
     while (reader.next(event)) {
         if (batch.count == capacity) {
             capacity *= 2;
             batch.seqs = static_cast<int64 *>(repalloc_huge(batch.seqs, sizeof(int64) * static_cast<Size>(capacity)));
         }
         batch.seqs[batch.count++] = event.seq;
-        if (batch.count % 1024 == 0)
-            MemoryContextReset(rows);
     }
-    MemoryContextSwitchTo(context);
     reader.end();
-    MemoryContextDelete(rows);
     MemoryContextSwitchTo(old);
     batch.known = true;
 }

@@ -9,7 +9,7 @@ my $rounds = $ENV{ROUNDS} // 4;
 my $redis = OutboxTest::Redis->new(aof => 'always');
 my $node = new_node(redis => $redis);
 # what a crash leaves prepared holds its locks until somebody ends it; that is not what this test is about
-my %weights = (prepared => 0);
+my %weights = (commit => 60, multi => 15, savepoint => 10, async => 15);
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
@@ -100,10 +100,11 @@ sub ends_at_once {
 ends_at_once(
     'that waits for an answer',
     sub {
+        my $ticks = sql('SELECT count(*) FROM outbox.tick');
         $redis->sigstop;
         emit_some($node, 3000);
-        # the chunk is on its way when the batch has a tick
-        poll_until(sub { sql('SELECT count(*) FROM outbox.event WHERE status = $$processing$$') > 0 }, 'a batch is open');
+        # a batch has its tick before it is sent
+        poll_until(sub { sql('SELECT count(*) FROM outbox.tick') > $ticks }, 'a batch is open');
     },
     sub { $redis->sigcont });
 ends_at_once(
@@ -117,7 +118,14 @@ ends_at_once(
         poll_until(sub { stat_sink($node)->{state} eq 'connecting' }, 'the worker connects');
     },
     sub { $redis->sigcont });
-ends_at_once('that backs off', sub { $redis->kill9; emit_some($node, 1); poll_until(sub { stat_sink($node)->{state} eq 'backing off' }, 'it backs off') }, sub { $redis->start });
+ends_at_once(
+    'that backs off',
+    sub {
+        $redis->kill9;
+        emit_some($node, 1);
+        poll_until(sub { stat_sink($node)->{state} eq 'backing off' }, 'the worker backs off');
+    },
+    sub { $redis->start });
 
 # pg_cancel_backend
 

@@ -12,7 +12,7 @@ my $node = new_node(redis => $redis, conf => "wal_writer_delay = '10s'\n");
 
 sub sql { return $node->safe_psql('postgres', $_[0]) }
 
-my $load = start_load($node, clients => 3, rate => 200, weights => { prepared => 0, async => 40 });
+my $load = start_load($node, clients => 3, rate => 200, weights => { commit => 40, multi => 10, savepoint => 10, async => 40 });
 my $hit = 0;
 for my $n (1 .. $rounds) {
     sql('SELECT outbox.pause()');

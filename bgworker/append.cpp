@@ -5,6 +5,7 @@
 #include "bgworker/entry.hpp"
 #include "bgworker/reply.hpp"
 #include "bgworker/resp.hpp"
+#include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
 #include "extension/guard.hpp"
@@ -19,10 +20,6 @@ constexpr char changed_marker[] = "another worker has taken the sink over, or Re
 
 // Events looked at in one transaction, most of which may not need to be sent.
 constexpr int max_covered = 4096;
-
-static int64 clock_ms() {
-    return GetCurrentTimestamp() / 1000 + INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
-}
 
 stream_state *dispatcher::stream_of(std::string_view topic) {
     char key[max_topic_length + 1] = {};
@@ -70,7 +67,7 @@ position dispatcher::place_of(std::string_view topic, position where) const {
 // Gives events n to upto_n of a batch a place above everything in the stream. Recorded durably before anything is sent there:
 // after a crash in between, the batch is sent to the same new place again. False where the stream is too far ahead to follow.
 bool dispatcher::move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n) {
-    if (stream.tail.ms > clock_ms() + far_future)
+    if (stream.tail.ms > unix_ms(GetCurrentTimestamp()) + far_future)
         return false;
     state::move added = {};
     strlcpy(added.topic, stream.topic, sizeof added.topic);
@@ -124,8 +121,7 @@ void dispatcher::encode(chunk &target, const event_row &event, position where, s
     fields.aggregate_type = utf8(event.aggregate_type);
     fields.aggregate_id = utf8(event.aggregate_id);
     fields.version = event.version;
-    fields.occurred_at_us = event.occurred_at +
-                            INT64CONST(1000000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+    fields.occurred_at_us = unix_us(event.occurred_at);
     fields.headers = utf8(event.headers);
     fields.payload = utf8(event.payload);
     cpp_call([&] { append_entry(*target.commands, fields); });

@@ -6,6 +6,7 @@
 #include "bgworker/backoff.hpp"
 #include "bgworker/reply.hpp"
 #include "bgworker/worker.hpp"
+#include "extension/clock.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
@@ -48,12 +49,8 @@ dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(
     settled_ = hash_create("outbox settled events", 64, &control, HASH_ELEM | HASH_BLOBS);
 }
 
-static int64 clock_ms() {
-    return GetCurrentTimestamp() / 1000 + INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
-}
-
 // The next ms that is free: never one in use, also when the clock goes back.
-int64 dispatcher::next_ms(int64 above) const { return std::max({last_ms_ + 1, clock_ms(), above + 1}); }
+int64 dispatcher::next_ms(int64 above) const { return std::max({last_ms_ + 1, unix_ms(GetCurrentTimestamp()), above + 1}); }
 
 // What this process remembers belongs to a sink that is no more. The launcher starts another.
 void dispatcher::start_afresh(const char *reason) {
@@ -388,6 +385,7 @@ bool dispatcher::connect() {
     }
     if (down_ || was_fenced)
         ereport(LOG, errmsg("sink \"%s\" works again with Redis at \"%s\"", sink_.name, link_.endpoint()));
+    slot_->served = true;
     down_ = false;
     failures_ = 0;
     complained_at_ = 0;
@@ -453,9 +451,9 @@ void dispatcher::run() {
         MemoryContextSwitchTo(round_);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
-            char *url = pstrdup(settings::redis_url), *file = pstrdup(settings::redis_password_file);
+            char *url = pstrdup(settings::redis_url()), *file = pstrdup(settings::redis_password_file);
             ProcessConfigFile(PGC_SIGHUP);
-            if (strcmp(url, settings::redis_url) != 0 || strcmp(file, settings::redis_password_file) != 0) {
+            if (strcmp(url, settings::redis_url()) != 0 || strcmp(file, settings::redis_password_file) != 0) {
                 link_.close(); // also an unclassified chunk is settled by reconciling
                 batch_open_ = false;
                 complained_at_ = retry_at_ = 0;

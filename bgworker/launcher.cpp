@@ -138,17 +138,18 @@ struct scouting {
 static void keep_workers(attempt *attempts, const List *databases) {
     for (int i = 0; i < shared::slot_count(); ++i) {
         attempt &last = attempts[i];
+        shared::slot slot;
+        bool taken = shared::read(i, slot);
         if (last.handle && has_ended(last.handle)) {
             pfree(last.handle);
             last.handle = nullptr;
-            // One that ran for a while is started again at once, one that cannot get going less and less often.
-            bool ran = TimestampDifferenceExceeds(last.started_at, GetCurrentTimestamp(), 10000);
+            // One that did its work is started again at once, one that cannot get going less and less often.
+            bool ran = slot.served || TimestampDifferenceExceeds(last.started_at, GetCurrentTimestamp(), 10000);
             last.delay = ran || last.delay == 0 ? quick_restart
                                                 : std::min(last.delay * 2, slowest_restart);
             last.not_before = in(last.delay);
         }
-        shared::slot slot;
-        if (!shared::read(i, slot) || slot.pid != 0 || last.handle)
+        if (!taken || slot.pid != 0 || last.handle)
             continue;
         if (!list_member_oid(databases, slot.database)) {
             shared::free_slots(slot.database);

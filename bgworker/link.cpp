@@ -59,7 +59,7 @@ static bool read_password(char *password, std::size_t size, char *error, std::si
 bool link::read_url(redis_url &url) {
     bool good = cpp_call([&] {
         std::string reason;
-        bool parsed = parse_redis_url(settings::redis_url, url, reason);
+        bool parsed = parse_redis_url(settings::redis_url(), url, reason);
         strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
         strlcpy(error_, reason.c_str(), sizeof error_);
         return parsed;

@@ -2,6 +2,7 @@
 // outbox.retention and nothing can need them any more. No row is ever deleted.
 
 #include "bgworker/dispatcher.hpp"
+#include "extension/clock.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
@@ -63,8 +64,7 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
         hold_back("the sink has not confirmed its events");
         return false;
     }
-    int64 replaced_ms = replaced_at / 1000 +
-                        INT64CONST(1000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+    int64 replaced_ms = unix_ms(replaced_at);
     if (state::execute("SELECT FROM outbox.stream WHERE sink_id = $1 AND held_ms <= $2 LIMIT 1",
                        {{INT4OID, Int32GetDatum(sink_id_)}, of(replaced_ms)}) > 0) {
         hold_back("a stream that refuses its events is held (see outbox.stream)");

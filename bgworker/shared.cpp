@@ -162,6 +162,7 @@ slot *attach(int index, Oid database, int sink_id) {
         own.pid = MyProcPid;
         own.latch = MyLatch;
         own.reload = true;
+        own.served = false;
         pg_atomic_write_u32(&own.woken, 0);
     }
     LWLockRelease(shm->lock);

@@ -36,6 +36,7 @@ struct slot {
     Latch *latch;
     pg_atomic_uint32 woken; // somebody has set the latch since the worker last looked
     bool reload;            // look at the sink's row again
+    bool served;            // this worker has got as far as Redis, so the next one need not wait long to start
     pg_atomic_uint64 flush_requested;
     pg_atomic_uint64 flush_done;
     worker_stats stats;

@@ -1,5 +1,6 @@
 // outbox.emit: check the arguments, append one row in the caller's transaction, ask for a wake. No SPI, no socket, no wait.
 
+#include "extension/clock.hpp"
 #include "extension/event_type.hpp"
 #include "extension/json.hpp"
 #include "extension/pg.hpp"
@@ -119,9 +120,30 @@ static void check_flat(Jsonb *headers) {
                 errdetail("A header's value is a string, a number, a boolean or null."));
 }
 
+// The session's headers as jsonb prints them. Kept: they mostly stay the same from event to event.
+static const char *normal_session_headers() {
+    static char *source = nullptr, *normal = nullptr;
+    const char *session = settings::session_headers();
+    if (!session)
+        return nullptr;
+    if (!source || strcmp(source, session) != 0) {
+        Jsonb *value = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(session)));
+        char *printed = JsonbToCString(nullptr, &value->root, VARSIZE(value));
+        char *new_source = MemoryContextStrdup(TopMemoryContext, session);
+        char *new_normal = MemoryContextStrdup(TopMemoryContext, printed);
+        if (source) {
+            pfree(source);
+            pfree(normal);
+        }
+        source = new_source;
+        normal = new_normal;
+    }
+    return normal;
+}
+
 // Those of the call win over those of the session. Null where there are none.
 static text *merge_headers(Jsonb *own) {
-    const char *session = settings::session_headers();
+    const char *session = normal_session_headers();
     text *merged;
     if (!own) {
         if (!session)
@@ -151,9 +173,7 @@ static pg_uuid_t *new_event_id() {
         used = 0;
     }
     auto *id = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t)));
-    int64 unix_us = GetCurrentTimestamp() +
-                    INT64CONST(1000000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
-    make_uuid7(unix_us, pool + used, id->data);
+    make_uuid7(unix_us(GetCurrentTimestamp()), pool + used, id->data);
     used += 8;
     return id;
 }
@@ -191,6 +211,8 @@ static storage::partition open_current() {
     for (;;) {
         const storage::relations &before = storage::require();
         int64 generation = before.generation;
+        // DROP EXTENSION comes by the sequence before the partitions; in the same order neither can wait for the other.
+        LockRelationOid(before.event_seq, RowExclusiveLock);
         Oid table = before.event[before.current()];
         storage::partition target =
             storage::open(table, before.event_index[before.current()], RowExclusiveLock);

@@ -9,7 +9,7 @@
 namespace outbox::settings {
 
 bool enabled = true;
-char *redis_url = nullptr;
+static char *masked_redis_url = nullptr;
 char *redis_password_file = nullptr;
 char *headers = nullptr;
 int retention = 7 * 24 * 3600;
@@ -25,8 +25,30 @@ int response_timeout = 5000;
 int lease_timeout = 10000;
 int max_workers = 16;
 
+// The real URL. What the setting itself holds, and so everything that shows it, has the password masked.
+static char *real_redis_url = nullptr;
+
+// Memory as the settings' own: guc.c frees it.
+static char *keep(const char *text) {
+    std::size_t size = strlen(text) + 1;
+#if PG_VERSION_NUM >= 160000
+    void *copy = guc_malloc(LOG, size);
+#else
+    void *copy = malloc(size);
+#endif
+    return static_cast<char *>(copy ? memcpy(copy, text, size) : nullptr);
+}
+
+static void let_go(char *text) {
+#if PG_VERSION_NUM >= 160000
+    guc_free(text);
+#else
+    free(text);
+#endif
+}
+
 // The standard message would quote the value, and with it the password.
-static bool check_redis_url(char **value, void **, GucSource) {
+static bool check_redis_url(char **value, void **extra, GucSource) {
     char reason[128];
     bool good = cpp_call([&] {
         outbox::redis_url url;
@@ -35,8 +57,16 @@ static bool check_redis_url(char **value, void **, GucSource) {
         strlcpy(reason, error.c_str(), sizeof reason);
         return parsed;
     });
-    if (good)
+    if (good) {
+        char *real = keep(*value);
+        char *shown = cpp_call([&] { return keep(mask_passwords(*value).c_str()); });
+        if (!real || !shown)
+            return false;
+        let_go(*value);
+        *value = shown;
+        *extra = real;
         return true;
+    }
     GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
     GUC_check_errmsg("invalid value for parameter \"outbox.redis_url\"");
     GUC_check_errdetail("%s.", reason);
@@ -44,11 +74,10 @@ static bool check_redis_url(char **value, void **, GucSource) {
     return false;
 }
 
-const char *shown_redis_url() {
-    static char shown[1024];
-    cpp_call([] { strlcpy(shown, mask_passwords(redis_url ? redis_url : "").c_str(), sizeof shown); });
-    return shown;
-}
+static void assign_redis_url(const char *, void *extra) { real_redis_url = static_cast<char *>(extra); }
+
+const char *redis_url() { return real_redis_url; }
+const char *shown_redis_url() { return masked_redis_url; }
 
 static bool check_headers(char **value, void **, GucSource) {
     if (!*value || !**value || is_flat_object(*value))
@@ -74,9 +103,8 @@ void define() {
                              &enabled, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
     DefineCustomStringVariable(
         "outbox.redis_url", "Where the sink \"default\" appends its events.",
-        "redis://[user:password@]host[:port][/db] or unix:///path[?db=N].", &redis_url,
-        "redis://127.0.0.1:6379/0", PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_redis_url, nullptr,
-        shown_redis_url);
+        "redis://[user:password@]host[:port][/db] or unix:///path[?db=N].", &masked_redis_url,
+        "redis://127.0.0.1:6379/0", PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_redis_url, assign_redis_url, nullptr);
     DefineCustomStringVariable("outbox.redis_password_file",
                                "File with the Redis password; only the server's user may read it.",
                                "Takes the place of a password in outbox.redis_url.",

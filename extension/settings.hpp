@@ -4,7 +4,6 @@
 namespace outbox::settings {
 
 extern bool enabled;
-extern char *redis_url;
 extern char *redis_password_file;
 extern char *headers;
 extern int retention;         // seconds
@@ -22,7 +21,7 @@ extern int max_workers;       // workers
 
 void define();
 
-// outbox.redis_url with the password masked.
+const char *redis_url(); // with the password
 const char *shown_redis_url();
 
 // The headers set with outbox.headers as JSON text, or null where none are set.

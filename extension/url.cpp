@@ -52,6 +52,12 @@ std::string redis_url::endpoint() const {
 }
 
 static bool parse_credentials(std::string_view text, redis_url &url, std::string &error) {
+    // Where a URL ends in a line of text must be plain, or its password could not be masked there.
+    for (char c : text)
+        if ((c >= 0 && c <= ' ') || c == 0x7f || c == '"' || c == '\'') {
+            error = "user or password has a space, quote or control character, which must be %-escaped";
+            return false;
+        }
     auto colon = text.find(':');
     if (colon == std::string_view::npos) {
         error = "the part before \"@\" must be user:password or :password";

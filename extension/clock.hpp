@@ -1,0 +1,14 @@
+// PostgreSQL counts from 2000, the rest of the world from 1970.
+#pragma once
+
+#include "extension/pg.hpp"
+
+namespace outbox {
+
+inline int64 unix_us(TimestampTz time) {
+    return time + INT64CONST(1000000) * (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY;
+}
+
+inline int64 unix_ms(TimestampTz time) { return unix_us(time) / 1000; }
+
+} // namespace outbox

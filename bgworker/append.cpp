@@ -18,9 +18,6 @@ constexpr int64 far_future = INT64CONST(24) * 3600 * 1000; // ms
 
 constexpr char changed_marker[] = "another worker has taken the sink over, or Redis has lost data";
 
-// Events looked at in one transaction, most of which may not need to be sent.
-constexpr int max_covered = 4096;
-
 stream_state *dispatcher::stream_of(std::string_view topic) {
     char key[max_topic_length + 1] = {};
     memcpy(key, topic.data(), std::min(topic.size(), max_topic_length));
@@ -83,6 +80,14 @@ bool dispatcher::move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n) 
     return true;
 }
 
+// Could an entry for the event have been appended before, without our knowing it? Of a held stream only by an attempt whose
+// replies were lost.
+bool dispatcher::may_be_there(const stream_state &stream, position where) const {
+    if (stream.held && where >= stream.held_from)
+        return stream.in_doubt;
+    return where <= believed_;
+}
+
 // What is to be done with an event. `stop`: not in this chunk, its stream's tail must be dealt with first.
 dispatcher::verdict dispatcher::consider(const event_row &event, position where, stream_state *&stream, position &at,
                                          bool from_hold) {
@@ -98,7 +103,7 @@ dispatcher::verdict dispatcher::consider(const event_row &event, position where,
     }
     at = place_of(event.topic, where);
     // Never sent before, and the stream is above its place already: it would be refused.
-    if (at <= stream->tail && where > believed_)
+    if (at <= stream->tail && !may_be_there(*stream, where))
         return verdict::stop;
     return verdict::send;
 }
@@ -144,7 +149,7 @@ void dispatcher::fill(chunk &target) {
         begin_transaction();
         load_moves(ms);
         reader_.begin();
-        while (!target.full() && target.events < max_covered) {
+        while (!target.full() && target.events < max_chunk_span) {
             batch_reader::place before = reader_.where();
             event_row event;
             if (!reader_.next(event))
@@ -315,7 +320,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
                 // Sent before, perhaps: then it was appended and has been deleted or trimmed since, unless Redis can tell
                 // that nothing so high ever was.
                 bool never_there = untouched && info.first <= entry.at && info.deleted < entry.at;
-                ours = entry.event <= believed_ && !stream->lost && !never_there;
+                ours = may_be_there(*stream, entry.event) && !stream->lost && !never_there;
                 if (ours)
                     settled[j] = true;
             } else {
@@ -329,7 +334,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
                 failed_to = entry.event;
             }
         }
-        followed = move_run(first >= 0 && target.entries[last].event > believed_) && followed;
+        followed = move_run(first >= 0 && !may_be_there(*stream, target.entries[last].event)) && followed;
         if (!followed)
             hold(*stream, failed_from, failed_to, "the stream's last entry ID is too far in the future");
     }

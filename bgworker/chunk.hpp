@@ -12,6 +12,9 @@
 namespace outbox {
 
 constexpr int max_chunk_events = 256;
+// Events that a chunk may cover, most of which may not need to be sent. It is also how far back the chunk whose replies were
+// lost can begin.
+constexpr int max_chunk_span = 1024;
 constexpr std::size_t max_chunk_bytes = 512 * 1024; // but always room for one event
 
 struct chunk_entry {

@@ -6,6 +6,7 @@
 #include "bgworker/shared.hpp"
 #include "extension/guard.hpp"
 #include "extension/pg.hpp"
+#include "extension/wake.hpp"
 
 namespace outbox {
 
@@ -83,6 +84,8 @@ static void on_utility(PlannedStmt *statement, const char *text, bool read_only_
                                                                   completion);
     };
     Node *command = statement->utilityStmt;
+    if (IsA(command, CreatedbStmt))
+        look_at_commit();
     Oid database = IsTransactionState() ? exclusively_used(command) : InvalidOid;
     if (OidIsValid(database)) {
         pg_finally(

@@ -170,6 +170,7 @@ bool dispatcher::load_sink() {
 // What an earlier worker left.
 void dispatcher::load_memory() {
     begin_transaction();
+    state::keep_ring();
     cursor_ = saved_ = state::load_checkpoint(sink_id_);
     state::load_streams(
         sink_id_,

@@ -65,6 +65,7 @@ class dispatcher {
     stream_state *stream_of(std::string_view topic);
     stream_state **all_streams(int &count) const;
     bool is_settled(const pg_uuid_t *event_id) const;
+    bool may_be_there(const stream_state &stream, position where) const;
     void settle(const pg_uuid_t *event_id);
 
     // -- hold.cpp: streams that refuse entries

@@ -150,12 +150,16 @@ sent dispatcher::retry(stream_state &stream) {
         return sent::good;
     }
     seal(hold_chunk_, cursor_);
+    bool was_in_doubt = stream.in_doubt;
+    stream.in_doubt = true;
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return sent::lost;
+    stream.in_doubt = was_in_doubt;
     bool settled[max_chunk_events] = {};
     sent result = judge(hold_chunk_, settled);
     if (result == sent::lost)
         return result;
+    stream.in_doubt = false;
     // Up to the first that is not settled it went well; what hold() has recorded meanwhile begins there.
     int done = 0;
     while (done < hold_chunk_.count && (result == sent::good || settled[done]))

@@ -205,7 +205,7 @@ PGDLLEXPORT void outbox_launcher_main(Datum) {
         }
         List *known_before = scouts.known;
         scouts.take_requests();
-        bool asked = scouts.waiting != NIL || scouts.known != known_before;
+        bool asked = shared::take_look() || scouts.waiting != NIL || scouts.known != known_before;
         if (asked || TimestampDifferenceExceeds(looked_at, GetCurrentTimestamp(), look_interval)) {
             scouts.look_for_new_databases();
             looked_at = GetCurrentTimestamp();

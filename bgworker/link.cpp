@@ -75,8 +75,14 @@ bool link::read_url(redis_url &url) {
 
 template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
     TimestampTz began = GetCurrentTimestamp();
+    std::uint64_t traffic = redis_->traffic();
     for (;;) {
         redis_->pump();
+        // A slow line is not a dead one.
+        if (redis_->traffic() != traffic) {
+            traffic = redis_->traffic();
+            began = GetCurrentTimestamp();
+        }
         if (condition())
             return true;
         if (redis_->failed()) {

@@ -266,7 +266,7 @@ bool dispatcher::reconcile() {
         if (healing_) {
             from = marked ? at : heal_from_;
         } else if (marked && !ahead) {
-            from = std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - max_chunk_events)});
+            from = std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - max_chunk_span)});
         }
         if (healing_ && from >= cursor_)
             healing_ = false; // the marker alone was gone

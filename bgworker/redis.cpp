@@ -170,6 +170,7 @@ void redis_connection::write_some() noexcept {
             return;
         }
         written_ += static_cast<std::size_t>(count);
+        traffic_ += static_cast<std::uint64_t>(count);
     }
 }
 
@@ -178,6 +179,7 @@ void redis_connection::read_some() noexcept {
     for (;;) {
         ssize_t count = ::recv(fd_, buffer, sizeof buffer, 0);
         if (count > 0) {
+            traffic_ += static_cast<std::uint64_t>(count);
             if (redisReaderFeed(reader_, buffer, static_cast<std::size_t>(count)) != REDIS_OK)
                 return fail(std::string(reader_->errstr).c_str());
             if (reader_->len > max_unread)

@@ -47,6 +47,8 @@ class redis_connection {
 
     // Hands over commands; pump() writes them. `commands` is taken over and left empty.
     void send(std::string &commands) noexcept;
+    // Bytes that have passed in either direction: does it move at all?
+    std::uint64_t traffic() const noexcept { return traffic_; }
     bool all_sent() const noexcept { return written_ == out_.size(); }
 
     // The next complete reply, null where there is none yet.
@@ -70,6 +72,7 @@ class redis_connection {
     redisReader *reader_ = nullptr;
     std::string out_;
     std::size_t written_ = 0;
+    std::uint64_t traffic_ = 0;
     char error_[256] = "";
 };
 

@@ -18,6 +18,7 @@ struct memory {
     LWLock *lock;
     Latch *launcher;
     bool scout_all;
+    bool look; // for new databases
     int requests;
     Oid requested[max_requests];
     Oid scouted; // the database that the scout is in
@@ -128,6 +129,23 @@ void request_reload(Oid database) {
         }
     request_scout(database);
     LWLockRelease(shm->lock);
+}
+
+void request_look() {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->look = true;
+    wake_launcher();
+    LWLockRelease(shm->lock);
+}
+
+bool take_look() {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    bool wanted = shm->look;
+    shm->look = false;
+    LWLockRelease(shm->lock);
+    return wanted;
 }
 
 outlook worker_outlook(Oid database) {

@@ -46,9 +46,10 @@ void request(); // at load time: reserve the memory
 
 bool available(); // false where the library was not preloaded
 
-// From the commit callback; neither can fail.
+// From the commit callback; none of them can fail.
 void wake_workers(Oid database);
 void request_reload(Oid database);
+void request_look(); // there may be a new database
 
 // Can an event emitted now count on a worker?
 enum class outlook { good, not_loaded, no_process, no_slot };
@@ -73,6 +74,7 @@ bool claim(Oid database, int sink_id);
 // For the launcher.
 void attach_launcher();
 bool take_scout_request(Oid &database); // InvalidOid: all of them
+bool take_look();
 void attach_scout(Oid database);
 bool is_blocked(Oid database);
 void set_trouble(outlook kind, bool present);

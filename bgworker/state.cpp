@@ -73,7 +73,9 @@ bool load_sink(int sink_id, sink_row &row) {
 
 void keep_default_sink() {
     execute("SELECT outbox.keep_default_sink()");
-    // The ring begins to turn with the first event.
+}
+
+void keep_ring() {
     execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
             "WHERE NOT EXISTS (SELECT FROM outbox.ring)");
 }

@@ -28,6 +28,7 @@ struct move {
 
 bool load_sink(int sink_id, sink_row &row);
 void keep_default_sink();
+void keep_ring(); // it begins to turn with the first worker
 bool has_native_events();
 void clear_take_over(int sink_id);
 

@@ -20,6 +20,7 @@ struct stream_state {
     // A stream that refuses entries is held from its first failed event on, so that nothing overtakes it.
     bool held;
     position held_from;
+    bool in_doubt;        // the last attempt's replies were lost
     position tried; // the last event of the attempts counted here
     int attempts;
     TimestampTz retry_at;

@@ -131,7 +131,7 @@ void define() {
             256 * 1024 * 1024, GUC_UNIT_BYTE, PGC_SUSET);
     integer("outbox.connect_timeout", "Longest time to look up and connect to Redis.",
             &connect_timeout, 100, 60000, GUC_UNIT_MS);
-    integer("outbox.response_timeout", "Longest time to wait for Redis to take or answer a request.",
+    integer("outbox.response_timeout", "Longest time without a byte to or from Redis while it is asked.",
             &response_timeout, 100, 600000, GUC_UNIT_MS);
     integer("outbox.lease_timeout",
             "Time after its last sign of life when another server's worker counts as gone.",

@@ -7,6 +7,7 @@ namespace outbox {
 
 static bool wake_wanted = false;
 static bool reload_wanted = false;
+static bool look_wanted = false;
 
 // Runs after the transaction is visible, with interrupts held: nothing here can fail. A rollback to a savepoint leaves the
 // flag set, which costs the worker one look for nothing. COMMIT PREPARED does not come by here: the utility hook wakes for
@@ -18,6 +19,8 @@ static void at_end(XactEvent event, void *) {
             shared::request_reload(MyDatabaseId);
         else if (wake_wanted)
             shared::wake_workers(MyDatabaseId);
+        if (look_wanted)
+            shared::request_look();
         break;
     case XACT_EVENT_ABORT:
     case XACT_EVENT_PREPARE:
@@ -25,7 +28,7 @@ static void at_end(XactEvent event, void *) {
     default:
         return;
     }
-    wake_wanted = reload_wanted = false;
+    wake_wanted = reload_wanted = look_wanted = false;
 }
 
 void define_wake() { RegisterXactCallback(at_end, nullptr); }
@@ -33,6 +36,8 @@ void define_wake() { RegisterXactCallback(at_end, nullptr); }
 void wake_at_commit() { wake_wanted = true; }
 
 void reload_at_commit() { reload_wanted = true; }
+
+void look_at_commit() { look_wanted = true; }
 
 extern "C" {
 PG_FUNCTION_INFO_V1(outbox_wake);

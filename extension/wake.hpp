@@ -12,4 +12,7 @@ void wake_at_commit();
 // This transaction changed a sink or created the extension: they shall look again.
 void reload_at_commit();
 
+// This transaction created a database: the launcher shall look for it.
+void look_at_commit();
+
 } // namespace outbox

@@ -49,10 +49,11 @@ broken('connections were cut', 100, sub {
 
 # the first bytes of a connection are those of AUTH, SELECT and of reconciling
 for my $n (0 .. 9) {
-    my $cuts = $proxy->stats->{cuts};
+    poll_until(sub { $proxy->stats->{open} }, 'the worker is connected');
     $proxy->cut;
+    my $cuts = $proxy->stats->{cuts};
     $n % 2 ? $proxy->swallow(9 * $n) : $proxy->cut_request(25 * $n);
-    $proxy->wait_for_cut($cuts + 2) or die 'nothing was cut';
+    $proxy->wait_for_cut($cuts + 1) or die 'nothing was cut';
 }
 ok(flush($node), 'and after the beginnings of connections were cut');
 
@@ -101,7 +102,11 @@ sub stranger {
             for my $socket ($select->can_read(1)) {
                 my $client = $socket;
                 my $request;
-                if ($socket == $listener) { $client = $listener->accept or next; $select->add($client) }
+                if ($socket == $listener) {
+                    $client = $listener->accept or next;
+                    $select->add($client);
+                    PostgreSQL::Test::Utils::append_to_file("$path.met", 'x');
+                }
                 elsif (!sysread $socket, $request, 65536) { $select->remove($socket); close $socket; next }
                 next if $answer->($client, $request);
                 $select->remove($client);
@@ -169,10 +174,12 @@ my @strange = (
 );
 for my $case (@strange) {
     my ($what, $answer) = @$case;
-    my $errors = stat_sink($node)->{errors};
-    my $began = time;
-    lead_to('unix://' . stranger($answer));
+    my $path = stranger($answer);
+    lead_to("unix://$path");
     emit_some($node, 1);
+    poll_until(sub { -e "$path.met" }, 'the worker has met the stranger');
+    my $began = time;
+    my $errors = stat_sink($node)->{errors};
     ok(eval { poll_until(sub { stat_sink($node)->{errors} > $errors }, 'the worker has noticed', 20) },
         "a server that $what is noticed") or diag($@);
     note sprintf '%s: %.1f s, %d MB', $what, time - $began, memory_mb($worker);

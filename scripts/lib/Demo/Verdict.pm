@@ -1,0 +1,109 @@
+# When all is quiet: every row of the ledger against every entry of the streams, and what the readers saw against both.
+package Demo::Verdict;
+
+use strict;
+use warnings;
+use Demo::Readers;
+
+# every entry of the streams, by position: { stream, id, event_id, type, wallet, n }
+sub entries {
+    my ($redis, @streams) = @_;
+    my @entries;
+    for my $stream (@streams) {
+        my $from = '-';
+        while (1) {
+            my $page = $redis->xrange($stream, $from, '+', 'COUNT', 2000);
+            for my $item (@$page) {
+                my %entry = (stream => $stream, id => $item->[0]);
+                @entry{qw(event_id type wallet n)} = Demo::Readers::facts($item->[1]);
+                push @entries, \%entry;
+            }
+            last if @$page < 2000;
+            $from = "($page->[-1][0]";
+        }
+    }
+    return sort { Demo::Readers::above($a->{id}, $b->{id}) } @entries;
+}
+
+# ledger: rows of [event_id, wallet, n]; entries: as above; seen: those of the readers; commits: for each session the
+# events of its transactions in the order in which they were committed; rolled_back: ids
+sub compare {
+    my (%of) = @_;
+    my %count = (
+        committed => scalar @{ $of{ledger} },
+        published => scalar @{ $of{entries} },
+        seen => scalar @{ $of{seen} },
+        rolled_back => scalar @{ $of{rolled_back} },
+        map { $_ => 0 } qw(lost duplicated ghosts wallet_order id_order),
+    );
+    my @details;
+    my $blame = sub {
+        my ($what, $text) = @_;
+        push @details, "$what: $text" if $count{$what}++ < 3;
+    };
+    my %ledger = map { $_->[0] => $_ } @{ $of{ledger} };
+
+    my (%id, %latest);
+    my $before = '';
+    for my $entry (@{ $of{entries} }) {
+        my $what = "$entry->{id} in $entry->{stream}, event $entry->{event_id}";
+        $blame->('id_order', "$what has the ID of another entry") if $entry->{id} eq $before;
+        $before = $entry->{id};
+        if (!$ledger{ $entry->{event_id} }) {
+            $blame->('ghosts', $what);
+        } elsif ($id{ $entry->{event_id} }) {
+            $blame->('duplicated', "$what is at $id{$entry->{event_id}}, too");
+        } else {
+            $id{ $entry->{event_id} } = $entry->{id};
+            my $latest = $latest{ $entry->{wallet} } // 0;
+            $blame->('wallet_order', "$what is no. $entry->{n} of $entry->{wallet}, after $latest") if $entry->{n} < $latest;
+            $latest{ $entry->{wallet} } = $entry->{n} if $entry->{n} > $latest;
+        }
+    }
+    for my $row (@{ $of{ledger} }) {
+        $blame->('lost', "event $row->[0], no. $row->[2] of $row->[1]") unless $id{ $row->[0] };
+    }
+    my %rolled_back = map { $_ => 1 } @{ $of{rolled_back} };
+    for my $event_id (grep { $ledger{$_} } keys %rolled_back) {
+        $blame->('ghosts', "event $event_id was rolled back and is in the ledger");
+    }
+
+    # who committed one transaction after the other finds their events in that order
+    for my $session (@{ $of{commits} }) {
+        my $last = '0-0';
+        for my $event_id (map { @$_ } @$session) {
+            my $id = $id{$event_id} or next;
+            $blame->('id_order', "event $event_id at $id was committed after $last") if Demo::Readers::above($id, $last) <= 0;
+            $last = $id;
+        }
+    }
+
+    # a reader sees each event once, at the ID that it still has
+    my %seen;
+    for my $entry (@{ $of{seen} }) {
+        my $event_id = $entry->{event_id};
+        $blame->('duplicated', "event $event_id was read at $entry->{id} and at $seen{$event_id}") if $seen{$event_id};
+        $seen{$event_id} = $entry->{id};
+        $blame->('id_order', "event $event_id was read at $entry->{id} and is at $id{$event_id}")
+            if $id{$event_id} && $id{$event_id} ne $entry->{id};
+        $blame->('ghosts', "event $event_id was read at $entry->{id}") if !$ledger{$event_id};
+    }
+    for my $event_id (grep { $id{$_} && !$seen{$_} } keys %ledger) {
+        $blame->('lost', "event $event_id at $id{$event_id} was never read");
+    }
+    $count{bad} = 0;
+    $count{bad} += $count{$_} for qw(lost duplicated ghosts wallet_order id_order);
+    $count{details} = \@details;
+    return \%count;
+}
+
+# the value below which that part of the samples is
+sub percentile {
+    my ($part, @samples) = @_;
+    return 0 unless @samples;
+    my @sorted = sort { $a <=> $b } @samples;
+    my $rank = int($part * @sorted + 0.999999);
+    return $sorted[ $rank > 0 ? $rank - 1 : 0 ];
+}
+
+1;

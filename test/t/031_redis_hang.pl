@@ -1,0 +1,135 @@
+# Redis hangs: it takes connections and answers nothing. That is nobody's problem but the worker's, and the worker's only
+# until somebody wants something of it.
+use strict;
+use warnings;
+use OutboxTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $password = 'xyzzy-plugh-4711';
+my $redis = OutboxTest::Redis->new(aof => 'always', conf => ["requirepass $password"], auth => [$password]);
+my $node = new_node(url => "redis://:$password\@127.0.0.1:" . $redis->port . '/0', conf => "outbox.batch_size = 500\n");
+
+sub sql { return $node->safe_psql('postgres', $_[0]) }
+
+sub is_gone {
+    my ($pid) = @_;
+    open my $file, '<', "/proc/$pid/stat" or return 1;
+    return (readline($file) // '') !~ /\) [^ZX] /;
+}
+
+sub took {
+    my ($sub) = @_;
+    my $began = time;
+    $sub->();
+    return time - $began;
+}
+
+sub wait_for_new_worker {
+    my ($pid) = @_;
+    return poll_until(sub { my $now = worker_pid($node); $now && $now != $pid && $now }, 'there is another worker');
+}
+
+# what 300 transactions cost, each with its own commit
+sub emit_alone {
+    return took(sub {
+        sql(<<'SQL');
+DO $$
+BEGIN
+    FOR i IN 1..300 LOOP
+        PERFORM load.step(i % 20 + 1);
+        COMMIT;
+    END LOOP;
+END
+$$
+SQL
+    });
+}
+
+emit_some($node, 100);
+ok(flush($node), 'events are published');
+$node->safe_psql('postgres', "CREATE DATABASE $_") for qw(other third);
+prepare_database($node, 'other');
+emit_some($node, 10, 'other');
+my $with = emit_alone();
+
+my $offset = -s $node->logfile;
+$redis->sigstop;
+my $worker = wait_for_worker($node);
+emit_some($node, 10);
+my $slowest = 0;
+for (1 .. 3) {
+    my $without = emit_alone();
+    $slowest = $without if $without > $slowest;
+}
+note sprintf '300 commits: %.2f s with Redis, at most %.2f s without', $with, $slowest;
+cmp_ok($slowest, '<', 3 * $with + 1, 'emit and commit are as fast as ever');
+cmp_ok(took(sub { $node->safe_psql('postgres', 'DROP DATABASE third') }), '<', 1, 'a database without outbox can be dropped at once');
+cmp_ok(took(sub { $node->safe_psql('postgres', 'DROP DATABASE other') }), '<', 1, 'and so can one with a worker that waits');
+cmp_ok(took(sub { sql('CREATE TABLE anything (i int); VACUUM anything; DROP TABLE anything') }), '<', 1, 'as can tables');
+cmp_ok(took(sub { sql("SELECT pg_terminate_backend($worker, 5000)") }), '<=', 1, 'the worker ends within a second');
+ok(is_gone($worker), 'and is gone');
+$worker = wait_for_new_worker($worker);
+# a new one waits for its connection, not for a chunk
+emit_some($node, 10);
+poll_until(sub { (stat_sink($node)->{errors} // 0) > 0 }, 'it has given up once');
+cmp_ok(took(sub { kill_worker($node, 'postgres', 'TERM'); poll_until(sub { is_gone($worker) }, 'it ends') }),
+    '<=', 1, 'a worker that connects does too');
+
+# a big backlog, in many batches
+my $load = start_load($node, clients => 2, rate => 300, weights => { commit => 60, multi => 10, savepoint => 10, rollback => 10, async => 10 });
+my $committed = committed($node);
+$worker = wait_for_new_worker($worker);
+poll_until(sub { committed($node) > $committed + 500 && stat_sink($node)->{lag_events} > 1000 }, 'there is a backlog');
+$load->stop;
+my $state = stat_sink($node);
+is($state->{pid}, $worker, 'the worker is there');
+cmp_ok($state->{lag_seconds}, '>', 0, 'and the lag is shown');
+is($redis->pid && kill(0, $redis->pid), 1, 'Redis still stands');
+
+# fast shutdown
+my $stopped = took(sub { $node->stop('fast') });
+cmp_ok($stopped, '<', 5, 'the server stops at once');
+$node->start;
+$worker = wait_for_worker($node);
+emit_some($node, 20);
+
+# a worker that backs off and tries again, more than ten times
+poll_until(sub { stat_sink($node)->{errors} >= 3 }, 'the sink was tried again and again');
+my @lines = slurp_file($node->logfile, $offset) =~ /^.*WARNING:.*Redis.*$/mg;
+note $_ for @lines;
+# one worker that lost its chunk, the two after it, another database's, and the one after the restart
+cmp_ok(scalar @lines, '>=', 1, 'the log says what is wrong');
+cmp_ok(scalar @lines, '<=', 5, 'once a minute for each worker');
+unlike($lines[-1], qr/\Q$password\E/, 'without the password');
+
+$redis->sigcont;
+ok(flush($node, 'postgres', '60 s'), 'the backlog drains when Redis is back');
+wait_settled($node);
+ok_streams($node, $redis, 'completely and in order',
+    ignore => sub { my ($key, $id, $fields) = @_; return $main::other{ $fields->{event_id} } });
+is(worker_pid($node), $worker, 'by the worker that waited for it');
+
+# the password is nowhere
+unlike(slurp_file($node->logfile), qr/\Q$password\E/, 'the password is not in the log');
+my $shown = sql("SELECT * FROM outbox.stat_sink") . sql('SELECT * FROM outbox.sink') . sql('SELECT * FROM pg_stat_activity')
+    . sql('SHOW outbox.redis_url') . slurp_file("/proc/$worker/cmdline");
+unlike($shown, qr/\Q$password\E/, 'nor in a view or a process title');
+like($shown, qr/127\.0\.0\.1/, 'which show the address');
+
+# also when it is wrong
+$offset = -s $node->logfile;
+sql("ALTER SYSTEM SET outbox.redis_url = 'redis://somebody:$password-2\@127.0.0.1:" . $redis->port . "/0'");
+sql('SELECT pg_reload_conf()');
+emit_some($node, 10);
+poll_until(sub { log_has($node, qr/WRONGPASS/, $offset) }, 'the refused password is in the log');
+poll_until(sub { stat_sink($node)->{errors} >= 10 }, 'the sink was tried again and again');
+@lines = slurp_file($node->logfile, $offset) =~ /^.*WARNING:.*WRONGPASS.*$/mg;
+is(scalar @lines, 1, 'a password that is refused is one line a minute');
+unlike(slurp_file($node->logfile, $offset) . join('|', values %{ stat_sink($node) }), qr/\Q$password\E/, 'and is not shown');
+sql('ALTER SYSTEM RESET outbox.redis_url');
+sql('SELECT pg_reload_conf()');
+ok(flush($node), 'with the right one it goes on');
+
+done_testing();

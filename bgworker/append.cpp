@@ -170,6 +170,8 @@ void dispatcher::fill(chunk &target) {
             }
             target.last = where;
             ++target.events;
+            if (settled_count_ > 0 && where >= remade_upto_)
+                break;
         }
         reader_.end();
         commit_transaction();
@@ -439,12 +441,16 @@ sent dispatcher::conclude(chunk &target) {
     sent result = judge(target, settled);
     if (result == sent::lost)
         return result;
-    if (result == sent::again) {
-        // The chunk is made again without these. They are few, and all of this batch.
+    int open = 0;
+    for (int i = 0; i < target.count; ++i)
+        open += settled[i] || result == sent::good ? 0 : 1;
+    if (open > 0) {
+        // The chunk is made again without those that are settled, and goes no further than this time.
         for (int i = 0; i < target.count && settled_count_ < max_chunk_events; ++i)
             if (settled[i])
                 settled_n_[settled_count_++] = target.entries[i].event.n;
-        return result;
+        remade_upto_ = target.last;
+        return sent::again;
     }
     settled_count_ = 0;
     cursor_ = target.last;
@@ -452,7 +458,7 @@ sent dispatcher::conclude(chunk &target) {
     unsaved_ = true;
     stats_.confirmed_at = GetCurrentTimestamp();
     publish();
-    return result;
+    return sent::good;
 }
 
 // Sends the batch, chunk by chunk, up to its end or until something else is due.

@@ -139,6 +139,7 @@ class dispatcher {
     bool batch_open_ = false;
     int64 settled_n_[max_chunk_events]; // events of the batch that need not be sent when a chunk is made again
     int settled_count_ = 0;
+    position remade_upto_; // the end of that chunk
     bool reconnect_at_once_ = false;
 
     stored_snapshot *last_snapshot_ = nullptr; // of our anchor's newest tick

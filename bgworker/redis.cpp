@@ -58,13 +58,41 @@ static bool numeric_address(const redis_url &url, socket_address &result) noexce
     return false;
 }
 
+// More than any reply of ours has. hiredis makes room for as many elements as a server announces, before they come.
+constexpr std::size_t max_elements = 100000;
+
+#if HIREDIS_MAJOR >= 1
+using element_count = std::size_t;
+#else
+using element_count = int;
+#endif
+
+static void *(*create_array)(const redisReadTask *, element_count) = nullptr;
+
+static void *create_bounded_array(const redisReadTask *task, element_count elements) {
+    return static_cast<std::size_t>(elements) > max_elements ? nullptr : create_array(task, elements);
+}
+
+static redisReader *create_reader() noexcept {
+    redisReader *reader = redisReaderCreate();
+    if (!reader)
+        return nullptr;
+    static redisReplyObjectFunctions functions = *reader->fn;
+    if (!create_array) {
+        create_array = functions.createArray;
+        functions.createArray = create_bounded_array;
+    }
+    reader->fn = &functions;
+    return reader;
+}
+
 void redis_connection::open(const redis_url &url) noexcept {
     close();
     url_ = url;
     addresses_.clear();
     address_ = 0;
     error_[0] = '\0';
-    reader_ = redisReaderCreate();
+    reader_ = create_reader();
     if (!reader_)
         return fail("out of memory");
 

@@ -62,6 +62,12 @@ static bool find_tick(int sink_id, int32 anchor, FullTransactionId xid, tick &fo
     return any;
 }
 
+// Mostly it is the tick after the one that was found last.
+static bool is_next(const located_batch &batch, int sink_id, int32 anchor, FullTransactionId xid, tick &found) {
+    return batch.known && batch.current.anchor == anchor && !batch.snapshot->sees(xid) &&
+           first_tick_after(sink_id, batch.current.ms, found) && found.anchor == anchor && found.snapshot->sees(xid);
+}
+
 static void load(located_batch &batch, int sink_id, const tick &wanted, MemoryContext context) {
     MemoryContext old = MemoryContextSwitchTo(context);
     tick before = predecessor(sink_id, wanted);
@@ -117,7 +123,7 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
         }
         tick found;
         bool in_batch = is_in(known->batch, anchor, xid);
-        if (!in_batch && find_tick(sink_id, anchor, xid, found)) {
+        if (!in_batch && (is_next(known->batch, sink_id, anchor, xid, found) || find_tick(sink_id, anchor, xid, found))) {
             known->batch = {};
             MemoryContextReset(known->context);
             load(known->batch, sink_id, found, known->context);
@@ -277,7 +283,10 @@ PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
     int64 timeout_us = PG_INT64_MAX; // null: as long as it takes
     if (!PG_ARGISNULL(0)) {
         Interval *timeout = PG_GETARG_INTERVAL_P(0);
-        timeout_us = timeout->time + (timeout->day + timeout->month * INT64CONST(30)) * USECS_PER_DAY;
+        double days = timeout->day + timeout->month * 30.0;
+        double wanted = static_cast<double>(timeout->time) + days * USECS_PER_DAY;
+        // Beyond a century it is as good as for ever.
+        timeout_us = wanted < 36525.0 * USECS_PER_DAY ? static_cast<int64>(wanted) : PG_INT64_MAX;
         if (timeout_us < 0)
             ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("timeout must not be negative"));
     }

@@ -18,6 +18,7 @@ my $bulk = 20_000;       # wallets opened by one transaction
 my @streams = ('outbox:{wallet}', 'outbox:{transfer}');
 
 my ($session, $readers, $load);
+my $nothing = qr/^$/;
 our $shown = qr/^[a-z]{3}$/;    # the wallets whose entries are printed one by one
 $SIG{INT} = $SIG{TERM} = $SIG{HUP} = sub { exit 130 };
 my $owner = $$;
@@ -42,7 +43,8 @@ sub watch {
     my ($seconds) = @_;
     my $until = now() + $seconds;
     do {
-        for my $entry ($readers->next_entries($until)) {
+        # entries of two streams come through two pipes: a moment for the other one, where it is to be looked at
+        for my $entry ($readers->next_entries($until, $shown eq $nothing ? 0 : 0.01)) {
             my $committed_at = $committed_at{ $entry->{event_id} };
             $arrived_at{ $entry->{event_id} } = $entry->{at} if $quiet;
             entry(@$entry{qw(id type wallet n amount)}, $committed_at ? $entry->{at} - $committed_at : undef)
@@ -53,7 +55,7 @@ sub watch {
     return;
 }
 
-sub watch_silently { my ($seconds) = @_; local $shown = qr/^$/; watch($seconds); return }
+sub watch_silently { my ($seconds) = @_; local $shown = $nothing; watch($seconds); return }
 
 sub poll_until {
     my ($what, $sub, $seconds) = @_;
@@ -85,7 +87,7 @@ sub undone {
 sub keep_account {
     my ($done) = @_;
     if (Demo::Session::is_committed($done)) {
-        push @commits, $done->{events};
+        push @commits, [ $done->{began}, @{ $done->{events} } ];
         push @took, $done->{took} if $done->{took};
         $committed_at{$_} = $done->{committed_at} for @{ $done->{events} };
         push @rolled_back, @{ $done->{undone} };
@@ -99,8 +101,9 @@ sub keep_account {
 sub run {
     my ($end, @steps) = @_;
     my @words = map { $_->[0] } @steps;
+    my $began = @commits;
     my $done = $session->transaction($end, map { @$_[ 1 .. $#$_ ] } @steps);
-    $done->{number} = ++$number;
+    @$done{qw(number began)} = (++$number, $began);
     transaction($number, join(', ', @words), $done->{end});
     keep_account($done);
     watch($pace);
@@ -188,14 +191,12 @@ sub scenes {
 sub stat_sink { return $session->row('SELECT * FROM outbox.stat_sink') }
 sub entries_in_redis { my $redis = redis(); my $sum = 0; $sum += $redis->xlen($_) for @streams; return $sum }
 
-# until every event that is committed now is published and read
+# until every event that is committed now is published, and the readers have read it
 sub catch_up {
-    my $before = now();
-    my $flushed = $session->value("SELECT outbox.flush('30 s')");
-    note('Not everything was published within 30 s.') unless $flushed;
-    my $took = now() - $before;
-    watch(0.1);
-    return $took;
+    note('Not everything was published within 30 s.') unless $session->value("SELECT outbox.flush('30 s')");
+    my $until = now() + 10;
+    do { watch(0.05) } while @{ $readers->{entries} } < entries_in_redis() && now() < $until;
+    return;
 }
 
 # between asking for a pid and killing it, the process may be gone and the pid be somebody else's
@@ -239,13 +240,16 @@ Six wallets are opened and used. Some transactions roll back, one is refused bec
 undoes a part (in brackets); some are prepared and end later. Nothing of what was undone may arrive on the right.
 TEXT
 columns('transaction', 'entry, as a blocked XREAD gets it');
-run('COMMIT', opened($_)) for @wallets;
+run('COMMIT', opened($_), plus($_, 100)) for @wallets;
 scenes(20);
 
 chapter('How long does it take?');
 paragraph("$samples deposits, one after the other, timed from the return of COMMIT to the return of XREAD.");
+$session->execute("SELECT open_wallets('timed-', 10)");
 for my $i (1 .. $samples) {
-    keep_account($session->transaction('COMMIT', (plus($wallets[ $i % @wallets ], 1))->[1]));
+    my $done = $session->transaction('COMMIT', plus('timed-' . (1 + $i % 10), 1)->[1]);
+    $done->{began} = @commits;
+    keep_account($done);
     watch_silently(0.003);
     progress("$i of $samples") if $i % 20 == 0;
 }

@@ -235,7 +235,7 @@ CREATE FUNCTION outbox.worker_state(OUT sink_id int, OUT pid int, OUT state text
         OUT published bigint, OUT batches bigint, OUT errors bigint, OUT duplicates_rejected bigint,
         OUT healed bigint, OUT throughput float8, OUT last_error text, OUT last_error_at timestamptz,
         OUT held_back_by text)
-    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_worker_state';
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_worker_state';
 COMMENT ON FUNCTION outbox.worker_state() IS 'what the workers of this database say of themselves, from shared memory';
 
 CREATE FUNCTION outbox.locate(sink_id int, anchor int, xid xid8, seq bigint, OUT ms bigint, OUT n bigint)
@@ -247,6 +247,16 @@ CREATE FUNCTION outbox.lag(sink_id int, ms bigint, n bigint, OUT events bigint, 
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_lag';
 COMMENT ON FUNCTION outbox.lag(int, bigint, bigint) IS
     'committed events behind a position: counted up to ten thousand, beyond that estimated from the sequence; and the oldest occurred_at of those counted';
+
+-- apart from the view, whose plan it would make look expensive
+CREATE FUNCTION outbox.restored_lag(sink_id int, ms bigint, n bigint) RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SECURITY DEFINER AS $$
+    SELECT count(*) FROM outbox.stored_event e
+     CROSS JOIN LATERAL outbox.locate(restored_lag.sink_id, e.anchor, e.xid, e.seq) l
+     WHERE e.anchor <> outbox.anchor() AND (l.ms IS NULL OR (l.ms, l.n) > (restored_lag.ms, restored_lag.n))
+$$;
+COMMENT ON FUNCTION outbox.restored_lag(int, bigint, bigint) IS
+    'events that came with a dump and are behind a position: in no tick before outbox.resume()';
 
 CREATE FUNCTION outbox.redis_url() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_redis_url';
@@ -343,13 +353,8 @@ CREATE VIEW outbox.stat_sink AS
     -- a batch that is done as a whole need not be looked at
     CROSS JOIN LATERAL outbox.lag(s.id, CASE WHEN c.passed_ms >= c.ms THEN c.passed_ms + 1 ELSE c.ms END,
                                   CASE WHEN c.passed_ms >= c.ms THEN -1 ELSE c.n END) own
-    -- what came with a dump is in no tick before outbox.resume()
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS events, min(e.occurred_at) AS oldest FROM outbox.stored_event e
-        CROSS JOIN LATERAL outbox.locate(s.id, e.anchor, e.xid, e.seq) l
-        WHERE s.restored AND e.anchor <> outbox.anchor() AND (l.ms IS NULL OR (l.ms, l.n) > (c.ms, c.n))) foreign_lag
-    CROSS JOIN LATERAL (SELECT own.events + foreign_lag.events AS events,
-                               LEAST(own.oldest, foreign_lag.oldest) AS oldest) lag;
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.restored THEN outbox.restored_lag(s.id, c.ms, c.n) ELSE 0 END AS events) brought
+    CROSS JOIN LATERAL (SELECT own.events + brought.events AS events, own.oldest) lag;
 COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
 COMMENT ON COLUMN outbox.stat_sink.state IS
     'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled or no worker';
@@ -442,6 +447,7 @@ END
 $$;
 
 ALTER FUNCTION outbox.keep_default_sink() OWNER TO outbox_worker;
+ALTER FUNCTION outbox.restored_lag(int, bigint, bigint) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
 
@@ -454,7 +460,8 @@ GRANT EXECUTE ON FUNCTION
     TO outbox_emitter;
 GRANT EXECUTE ON FUNCTION outbox.flush(interval) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
-    outbox.locate(int, int, xid8, bigint), outbox.lag(int, bigint, bigint) TO outbox_reader, outbox_admin;
+    outbox.locate(int, int, xid8, bigint), outbox.lag(int, bigint, bigint),
+    outbox.restored_lag(int, bigint, bigint) TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.dead_letter, outbox.tick
     TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean) TO outbox_admin;

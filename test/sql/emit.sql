@@ -23,7 +23,7 @@ DECLARE
 BEGIN
     FOR line IN EXECUTE 'EXPLAIN (VERBOSE, COSTS OFF) SELECT ' || call LOOP
         IF line LIKE '%Output:%' THEN
-            RETURN substring(line FROM 'Output: (.*)');
+            RETURN replace(substring(line FROM 'Output: (.*)'), ' COLLATE "C"', '');
         END IF;
     END LOOP;
 EXCEPTION WHEN OTHERS THEN
@@ -32,17 +32,20 @@ END
 $$;
 CREATE DOMAIN emit_text AS text;
 CREATE DOMAIN emit_jsonb AS jsonb;
-SELECT pg_temp.resolves(format('outbox.emit(%L, %s)', 'a.b', payload)) AS call
+SELECT pg_temp.resolves($$outbox.emit('a.b', '{}')$$) AS call;
+SELECT payload, substring(pg_temp.resolves(format('outbox.emit(%L, %s)', 'a.b', payload))
+    FROM '^outbox\.emit\(''a\.b''::text, (.*), NULL::text, NULL::text, 1, NULL::jsonb, NULL::text, ') AS resolved
 FROM unnest(ARRAY[
     '''{}''', '''{}''::text', '''{}''::varchar', '''{}''::varchar(9)', '''{}''::char(9)', '''{}''::name', '''{}''::emit_text',
-    '''{}''::json', '''{}''::jsonb', '''{}''::emit_jsonb', 'NULL', 'NULL::json', 'NULL::jsonb',
-    'json_build_object()', 'jsonb_build_object()', 'row_to_json(ROW(1))', '''{}'' || ''''']) AS payload;
+    '''{}'' || ''''', '''{}''::json', '''{}''::jsonb', '''{}''::emit_jsonb', 'NULL', 'NULL::json', 'NULL::jsonb',
+    'to_json(1)', 'to_jsonb(1)']) AS payload;
+-- and what is neither text nor JSON has to be made so
 SELECT payload, pg_temp.resolves(format('outbox.emit(%L, %s)', 'a.b', payload)) AS call
-FROM unnest(ARRAY['1', '1.5', 'true', 'ROW(1)', 'ARRAY[1]', '''\x7b7d''::bytea', 'now()', '''{}''::xml']) AS payload;
-SELECT pg_temp.resolves('outbox.emit(''a.b''::varchar, ''{}'', ''i''::name, ''t''::char(3), 7::smallint)') AS call;
-SELECT pg_temp.resolves('outbox.emit(''a.b'', ''{}'', version => 7::bigint)') AS call,
-    pg_temp.resolves('outbox.emit(''a.b'')') AS call,
-    pg_temp.resolves('outbox.emit(''a.b'', ''{}'', nonsense => 1)') AS call;
+FROM unnest(ARRAY['1', '1.5', 'true', 'ROW(1)', 'ARRAY[1]', '''\x7b7d''::bytea', 'now()']) AS payload;
+SELECT pg_temp.resolves($$outbox.emit('a.b'::varchar, '{}', 'i'::name, 't'::char(3), 7::smallint)$$) AS call;
+SELECT pg_temp.resolves($$outbox.emit('a.b', '{}', version => 7::bigint)$$) AS bigint,
+    pg_temp.resolves($$outbox.emit('a.b')$$) AS no_payload,
+    pg_temp.resolves($$outbox.emit('a.b', '{}', nonsense => 1)$$) AS unknown_name;
 SELECT count(*) AS events FROM outbox.event WHERE event_type = 'a.b';
 
 -- text and json are kept to the letter, jsonb as jsonb prints it
@@ -54,7 +57,7 @@ SELECT count(*) FROM (VALUES
     (outbox.emit('emit_kept.scalar', 'null')),
     (outbox.emit('emit_kept.scalar', '"grün 💸"')),
     (outbox.emit('emit_kept.scalar', 'null'::jsonb))) AS emitted;
-SELECT event_type, '>' || payload::text || '<' AS payload FROM outbox.event WHERE topic = 'emit_kept' ORDER BY seq;
+SELECT event_type, '>' || replace(payload::text, E'\t', '\t') || '<' AS payload FROM outbox.event WHERE topic = 'emit_kept' ORDER BY seq;
 
 -- a large one comes back whole
 SELECT count(outbox.emit('emit_large.happened', to_json(large), aggregate_id => md5(large)))

@@ -48,7 +48,7 @@ SELECT count(outbox.emit('headers_savepoint.released', '{}'));
 COMMIT;
 SELECT * FROM pg_temp.headers_of('headers_savepoint');
 
--- of the session, of a role, of a function
+-- of the session, of a function
 SET outbox.headers = '{"service": "billing"}';
 SELECT count(outbox.emit('headers_session.set', '{}'));
 RESET outbox.headers;
@@ -64,8 +64,6 @@ SELECT count(outbox.emit('headers_session.after_function', '{}'));
 SELECT * FROM pg_temp.headers_of('headers_session');
 DROP FUNCTION headers_job();
 CREATE ROLE regress_outbox_headers IN ROLE outbox_emitter;
-ALTER ROLE regress_outbox_headers SET outbox.headers = '{"role": "headers"}';
-SELECT setconfig FROM pg_db_role_setting WHERE setrole = 'regress_outbox_headers'::regrole;
 -- anybody may set them
 SET ROLE regress_outbox_headers;
 SET outbox.headers = '{"set": "by anybody"}';
@@ -95,7 +93,9 @@ SET outbox.headers = '{a: 1}';
 SET outbox.headers = '{"a": "x}';
 SET outbox.headers = '{"a": [1]}';
 SET outbox.headers = '{"a": {"b": 1}}';
-SET outbox.headers TO a, b;
+-- also what jsonb cannot hold: it could not be merged with an event's own
+SET outbox.headers = '{"a": "\u0000"}';
+SET outbox.headers = '{"a": 1e1000000}';
 \set VERBOSITY default
 SHOW outbox.headers;
 SET outbox.headers = ' {"[": "{\"}]", "t": true} ';

@@ -61,6 +61,11 @@ $old->safe_psql('postgres', "DROP DATABASE $_") for 'beside', 'copied';
 # plain, into another cluster; the old one is gone before all of it was published
 
 my $confirmed = $redis->published;
+poll_until(
+    sub {
+        $old->safe_psql('postgres', q{SELECT ms || '-' || n FROM outbox.checkpoint}) eq stat_sink($old)->{position};
+    },
+    'what was confirmed is written down, and so will be in the dump');
 $redis->sigstop;
 run_load($old, clients => 2, transactions => 30);
 $old->command_ok([ 'pg_dump', '-f', "$dumps/plain.sql", 'postgres' ], 'pg_dump with pending events');

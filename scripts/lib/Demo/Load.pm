@@ -76,7 +76,7 @@ sub drain {
         while ($self->{rest}[$i] =~ s/^(.*)\n//) {
             my ($end, @events) = split / /, $1;
             $self->{transactions}++ if $end ne 'u';
-            if ($end eq 'c') { push @{ $self->{commits}[$i] }, \@events if @events }
+            if ($end eq 'c') { push @{ $self->{commits}[$i] }, [ scalar @{ $self->{commits}[$i] }, @events ] }
             else { push @{ $self->{rolled_back} }, @events }
         }
     }

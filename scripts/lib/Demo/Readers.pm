@@ -66,12 +66,14 @@ sub facts {
     return (@field{qw(event_id event_type aggregate_id)}, $n, $amount);
 }
 
-# What has come, waiting until the time (CLOCK_MONOTONIC) for more if there is nothing. Kept in $self->{entries}, too.
+# What has come, waiting until that time (CLOCK_MONOTONIC) if there is nothing, and as many seconds more if there is
+# something. By position; kept in $self->{entries}, too.
 sub next_entries {
-    my ($self, $until) = @_;
+    my ($self, $until, $gather) = @_;
     my $left = $until - clock_gettime(CLOCK_MONOTONIC);
     my @entries;
-    for my $reader ($self->{select}->can_read($left > 0 ? $left : 0)) {
+    sleep $gather if $self->{select}->can_read($left > 0 ? $left : 0) && $gather;
+    for my $reader ($self->{select}->can_read(0)) {
         if (!sysread $reader, my $text, 65536) {
             die "a reader has ended\n" if !$!{EAGAIN};
         } else {
@@ -83,7 +85,6 @@ sub next_entries {
             push @entries, \%entry;
         }
     }
-    # of two streams that came at once, by position
     @entries = sort { above($a->{id}, $b->{id}) } @entries;
     push @{ $self->{entries} }, @entries;
     return @entries;

@@ -108,6 +108,7 @@ sub entry {
     $line .= sprintf ' %5s', $amount ? sprintf '%+d', $amount : '' if $right >= 51;
     $line .= paint('dim', sprintf ' %9s', $seconds < 1 ? sprintf '%.1f ms', $seconds * 1000 : sprintf '%.1f s', $seconds)
         if defined $seconds && $right >= 61;
+    $line =~ s/\s+$//;
     print "$line\n";
     $open = '';
     return;

@@ -20,10 +20,11 @@ sub connect {
     my ($self) = @_;
     my $until = clock_gettime(CLOCK_MONOTONIC) + 30;
     while (1) {
-        $self->{db} = DBI->connect("dbi:Pg:dbname=postgres;host=$self->{dir}", '', '',
-            { AutoCommit => 1, RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoInactiveDestroy => 1 });
+        $self->{db} = eval {
+            DBI->connect("dbi:Pg:dbname=postgres;host=$self->{dir}", '', '',
+                { AutoCommit => 1, RaiseError => 1, PrintError => 0, PrintWarn => 0, AutoInactiveDestroy => 1 });
+        };
         return $self if $self->{db};
-    } continue {
         die "cannot connect to PostgreSQL: $DBI::errstr\n" if clock_gettime(CLOCK_MONOTONIC) > $until;
         sleep 0.05;
     }

@@ -25,8 +25,9 @@ sub entries {
     return sort { Demo::Readers::above($a->{id}, $b->{id}) } @entries;
 }
 
-# ledger: rows of [event_id, wallet, n]; entries: as above; seen: those of the readers; commits: for each session the
-# events of its transactions in the order in which they were committed; rolled_back: ids
+# ledger: rows of [event_id, wallet, n]; entries: as above; seen: those of the readers; commits: for each session its
+# transactions in the order in which they were committed, [how many of them were committed when it began, ids of its events];
+# rolled_back: ids
 sub compare {
     my (%of) = @_;
     my %count = (
@@ -68,13 +69,21 @@ sub compare {
         $blame->('ghosts', "event $event_id was rolled back and is in the ledger");
     }
 
-    # who committed one transaction after the other finds their events in that order
+    # What was emitted when the first n transactions of its session had been committed comes after all of them. One that
+    # was prepared meanwhile and committed later may be on either side.
     for my $session (@{ $of{commits} }) {
-        my $last = '0-0';
-        for my $event_id (map { @$_ } @$session) {
-            my $id = $id{$event_id} or next;
-            $blame->('id_order', "event $event_id at $id was committed after $last") if Demo::Readers::above($id, $last) <= 0;
-            $last = $id;
+        my @highest = ('0-0');    # ID of the first n transactions
+        for my $commit (@$session) {
+            my ($n, @events) = @$commit;
+            my $last = $highest[$n];
+            for my $event_id (@events) {
+                my $id = $id{$event_id} or next;
+                $blame->('id_order', "event $event_id at $id was emitted after $last was committed or emitted")
+                    if Demo::Readers::above($id, $last) <= 0;
+                $last = $id;
+            }
+            $last = $highest[-1] if Demo::Readers::above($highest[-1], $last) > 0;
+            push @highest, $last;
         }
     }
 

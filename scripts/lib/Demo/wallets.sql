@@ -46,7 +46,7 @@ BEGIN
     PERFORM FROM wallet w WHERE w.id IN (payer, payee) ORDER BY w.id FOR UPDATE;
     RETURN NEXT book(payer, 'wallet.withdrawn', -amount);
     RETURN NEXT book(payee, 'wallet.deposited', amount);
-    RETURN NEXT book(payer, 'transfer.completed', amount);
+    RETURN NEXT book(payer, 'transfer.done', amount);
 END
 $$;
 

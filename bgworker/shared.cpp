@@ -190,10 +190,18 @@ slot *attach(int index, Oid database, int sink_id) {
     return &own;
 }
 
+// With the lock held. Whoever was refused a slot for want of one may have it.
+static void free_slot(slot &target) {
+    target.database = InvalidOid;
+    target.stats = {};
+    if (shm->no_slot)
+        shm->scout_all = true;
+    wake_launcher();
+}
+
 void release(slot *own) {
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
-    own->database = InvalidOid;
-    own->stats = {};
+    free_slot(*own);
     LWLockRelease(shm->lock);
 }
 
@@ -312,10 +320,8 @@ void set_trouble(outlook kind, bool present) {
 void free_slots(Oid database) {
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
     for (int i = 0; i < shm->slots; ++i)
-        if (shm->worker[i].database == database && shm->worker[i].pid == 0) {
-            shm->worker[i].database = InvalidOid;
-            shm->worker[i].stats = {};
-        }
+        if (shm->worker[i].database == database && shm->worker[i].pid == 0)
+            free_slot(shm->worker[i]);
     LWLockRelease(shm->lock);
 }
 

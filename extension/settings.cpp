@@ -55,6 +55,7 @@ static bool check_redis_url(char **value, void **extra, GucSource) {
         std::string error;
         bool parsed = parse_redis_url(*value ? *value : "", url, error);
         strlcpy(reason, error.c_str(), sizeof reason);
+        reason[0] = static_cast<char>(pg_toupper(static_cast<unsigned char>(reason[0])));
         return parsed;
     });
     if (good) {

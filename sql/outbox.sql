@@ -20,6 +20,16 @@ BEGIN
                       HINT = 'Rename that role, or take SUPERUSER, BYPASSRLS and CREATEROLE from it.';
         END IF;
     END LOOP;
+    -- it owns all events: nobody may log in as it or act for it, and it may not act for anybody
+    IF (SELECT rolcanlogin OR rolreplication OR rolcreatedb FROM pg_catalog.pg_roles
+         WHERE rolname OPERATOR(pg_catalog.=) 'outbox_worker')
+       OR EXISTS (SELECT FROM pg_catalog.pg_auth_members m JOIN pg_catalog.pg_roles r
+                    ON r.rolname OPERATOR(pg_catalog.=) 'outbox_worker'
+                   AND (m.member OPERATOR(pg_catalog.=) r.oid OR m.roleid OPERATOR(pg_catalog.=) r.oid)) THEN
+        RAISE EXCEPTION 'role "outbox_worker" has more privileges than outbox may give it'
+            USING ERRCODE = 'invalid_grant_operation',
+                  HINT = 'Take LOGIN, REPLICATION, CREATEDB and every membership from it, in both directions.';
+    END IF;
 END
 $$;
 
@@ -342,7 +352,7 @@ CREATE VIEW outbox.stat_sink AS
            w.published, w.throughput, w.batches, w.errors, w.duplicates_rejected, w.healed,
            w.last_error, w.last_error_at,
            held.streams AS held_streams, dead.letters AS dead_letters,
-           c.ms || '-' || c.n AS position, c.confirmed_at,
+           CASE WHEN c.ms > 0 THEN c.ms || '-' || GREATEST(c.n, 0) END AS position, c.confirmed_at,
            w.held_back_by AS retention_held_back_by
     FROM outbox.sink s
     JOIN outbox.sink_cursor c ON c.sink_id = s.id

@@ -1,7 +1,7 @@
 -- Every error of emit and its neighbours: SQLSTATE, message, detail and hint. And that none leaves anything behind.
 \pset format unaligned
 \pset tuples_only on
-\pset null ''
+\set SHOW_CONTEXT never
 
 CREATE FUNCTION pg_temp.attempt(statement text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE

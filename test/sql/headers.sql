@@ -93,13 +93,22 @@ SET outbox.headers = '{a: 1}';
 SET outbox.headers = '{"a": "x}';
 SET outbox.headers = '{"a": [1]}';
 SET outbox.headers = '{"a": {"b": 1}}';
--- also what jsonb cannot hold: it could not be merged with an event's own
-SET outbox.headers = '{"a": "\u0000"}';
-SET outbox.headers = '{"a": 1e1000000}';
 \set VERBOSITY default
 SHOW outbox.headers;
 SET outbox.headers = ' {"[": "{\"}]", "t": true} ';
 SELECT count(outbox.emit('headers_refused.happened', '{}', headers => '{}'));
+SELECT * FROM pg_temp.headers_of('headers_refused');
+-- what jsonb cannot hold is refused by emit, with headers of its own and without
+\set VERBOSITY sqlstate
+SET outbox.headers = '{"a": "\u0000"}';
+SELECT outbox.emit('headers_refused.happened', '{}');
+SELECT outbox.emit('headers_refused.happened', '{}', headers => '{"b": 1}');
+SET outbox.headers = '{"a": 1e1000000}';
+SELECT outbox.emit('headers_refused.happened', '{}');
+\set VERBOSITY default
+-- they are sent as jsonb prints them: of two with one name the last
+SET outbox.headers = '{"a":1,"a":2}';
+SELECT count(outbox.emit('headers_refused.duplicate', '{}'));
 SELECT * FROM pg_temp.headers_of('headers_refused');
 RESET outbox.headers;
 

@@ -1,5 +1,6 @@
 -- Who may do what: attempts that must fail, and the few things that must not.
 
+\set SHOW_CONTEXT never
 CREATE ROLE regress_outbox_plain;
 CREATE ROLE regress_outbox_emitter IN ROLE outbox_emitter;
 CREATE ROLE regress_outbox_reader IN ROLE outbox_reader;
@@ -107,15 +108,15 @@ INSERT INTO regress_theirs.attack VALUES
     ('role', 'DROP ROLE outbox_worker');
 GRANT SELECT ON regress_theirs.attack TO PUBLIC;
 SELECT count(*) > 400 AS many FROM regress_theirs.attack;
-SET ROLE regress_outbox_plain;
+SET SESSION AUTHORIZATION regress_outbox_plain;
 SELECT statement, outcome FROM (SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.attack) a WHERE outcome <> '42501';
-SET ROLE regress_outbox_emitter;
+SET SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT statement, outcome FROM (SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.attack) a WHERE outcome <> '42501';
-SET ROLE regress_outbox_reader;
+SET SESSION AUTHORIZATION regress_outbox_reader;
 SELECT statement, outcome FROM (SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.attack) a WHERE outcome <> '42501';
-SET ROLE regress_outbox_admin;
+SET SESSION AUTHORIZATION regress_outbox_admin;
 SELECT statement, outcome FROM (SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.attack) a WHERE outcome <> '42501';
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 
 -- what each may
 CREATE TABLE regress_theirs.use (n int, statement text);
@@ -133,38 +134,38 @@ INSERT INTO regress_theirs.use VALUES
     (11, 'SET outbox.redis_url = ''redis://169.254.169.254'''),
     (12, 'ALTER ROLE CURRENT_USER SET outbox.redis_url = ''redis://169.254.169.254''');
 GRANT SELECT ON regress_theirs.use TO PUBLIC;
-SET ROLE regress_outbox_plain;
+SET SESSION AUTHORIZATION regress_outbox_plain;
 CREATE TEMP TABLE used AS SELECT n, current_user AS role, statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.use ORDER BY n;
 GRANT INSERT ON used TO PUBLIC;
-SET ROLE regress_outbox_emitter;
+SET SESSION AUTHORIZATION regress_outbox_emitter;
 INSERT INTO used SELECT n, current_user AS role, statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.use ORDER BY n;
-SET ROLE regress_outbox_reader;
+SET SESSION AUTHORIZATION regress_outbox_reader;
 INSERT INTO used SELECT n, current_user AS role, statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.use ORDER BY n;
-SET ROLE regress_outbox_admin;
+SET SESSION AUTHORIZATION regress_outbox_admin;
 INSERT INTO used SELECT n, current_user AS role, statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.use ORDER BY n;
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SELECT statement, min(outcome) FILTER (WHERE role = 'regress_outbox_plain') AS plain,
     min(outcome) FILTER (WHERE role = 'regress_outbox_emitter') AS emitter, min(outcome) FILTER (WHERE role = 'regress_outbox_reader') AS reader,
     min(outcome) FILTER (WHERE role = 'regress_outbox_admin') AS admin
 FROM used GROUP BY n, statement ORDER BY n;
 RESET outbox.headers;
 -- one who has nothing but EXECUTE emits too; whoever may not see the table cannot see what he has emitted
-SET ROLE regress_outbox_emitter;
+SET SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT count(outbox.emit('roles_used.more', '{}'));
 \set VERBOSITY terse
 SELECT count(*) FROM outbox.event;
 SELECT count(*) FROM outbox.event_0;
 \set VERBOSITY default
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SELECT event_type, count(*) FROM outbox.event WHERE topic = 'roles_used' GROUP BY event_type ORDER BY event_type;
 
 -- row level security on the outbox concerns nobody who emits
 BEGIN;
 ALTER TABLE outbox.event_0 ENABLE ROW LEVEL SECURITY;
 ALTER TABLE outbox.event_0 FORCE ROW LEVEL SECURITY;
-SET LOCAL ROLE regress_outbox_emitter;
+SET LOCAL SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT count(outbox.emit('roles_tenant.happened', '{}'));
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SELECT count(*) FROM outbox.event_0 WHERE event_type = 'roles_tenant.happened';
 ROLLBACK;
 
@@ -175,17 +176,17 @@ INSERT INTO regress_theirs.reach VALUES
     (1, 'SELECT * FROM regress_business'), (2, 'SELECT rolpassword FROM pg_authid'), (3, 'SELECT * FROM pg_file_settings'),
     (4, 'SELECT pg_read_file(''postgresql.conf'')'), (5, 'COPY (SELECT 1) TO PROGRAM ''true'''), (6, 'COPY (SELECT 1) TO ''/tmp/x'''),
     (7, 'CREATE TABLE public.t (a int)'), (8, 'CREATE SCHEMA s'), (9, 'CREATE TABLE outbox.t (a int)'), (10, 'ALTER EXTENSION outbox UPDATE'),
-    (11, 'CREATE ROLE r'), (12, 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = pg_backend_pid() AND pg_reload_conf()'),
+    (11, 'CREATE ROLE r'), (12, 'SELECT pg_reload_conf()'),
     (13, 'SET session_replication_role = replica'), (14, 'SELECT lo_import(''/etc/passwd'')');
 GRANT SELECT ON regress_theirs.reach TO PUBLIC;
-SET ROLE outbox_worker;
+SET SESSION AUTHORIZATION outbox_worker;
 SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.reach ORDER BY n;
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 
 -- operators, functions and tables of the attacker, found before everybody else's
 CREATE SCHEMA regress_evil AUTHORIZATION regress_outbox_plain;
 GRANT USAGE ON SCHEMA regress_evil TO PUBLIC;
-SET ROLE regress_outbox_plain;
+SET SESSION AUTHORIZATION regress_outbox_plain;
 CREATE FUNCTION regress_evil.attack() RETURNS void LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'the attacker''s code runs as %', current_user; END $$;
 DO $$
@@ -217,7 +218,7 @@ CREATE TEMP TABLE event_0 (a int);
 CREATE TEMP TABLE ring (generation bigint, started_at timestamptz);
 CREATE TEMP TABLE pg_class (a int);
 GRANT ALL ON sink_definition, event_0, ring TO PUBLIC;
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SET search_path = pg_temp, regress_evil, pg_catalog;
 -- the trap works
 SELECT 'a'::text = 'b'::text;
@@ -229,14 +230,14 @@ SELECT count(outbox.emit('roles_shadowed.happened', '{}', headers => '{"h": 1}',
 SELECT count(*) IS NOT NULL AS readable FROM outbox.event;
 SELECT name FROM outbox.sink;
 SELECT sink FROM outbox.stat_sink;
-SET ROLE regress_outbox_admin;
+SET SESSION AUTHORIZATION regress_outbox_admin;
 SELECT outbox.pause();
 SELECT outbox.resume();
 SELECT sink FROM outbox.stat_sink;
-RESET ROLE;
-SET ROLE regress_outbox_emitter;
+RESET SESSION AUTHORIZATION;
+SET SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT count(outbox.emit('roles_shadowed.happened', '{}', headers => '{"h": 1}', topic => 'roles'));
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SELECT count(*) FROM pg_temp.sink_definition;
 RESET search_path;
 SELECT count(*) FROM outbox.event WHERE event_type = 'roles_shadowed.happened';
@@ -245,7 +246,7 @@ CREATE DATABASE regress_outbox_evil;
 \c regress_outbox_evil
 CREATE SCHEMA regress_evil AUTHORIZATION regress_outbox_plain;
 GRANT USAGE ON SCHEMA regress_evil TO PUBLIC;
-SET ROLE regress_outbox_plain;
+SET SESSION AUTHORIZATION regress_outbox_plain;
 CREATE FUNCTION regress_evil.attack() RETURNS boolean LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'the attacker''s code runs as %', current_user; END $$;
 CREATE FUNCTION regress_evil.compare(text, text) RETURNS boolean LANGUAGE sql AS $$ SELECT regress_evil.attack() $$;
@@ -259,7 +260,7 @@ CREATE OPERATOR regress_evil.= (LEFTARG = int, RIGHTARG = int, FUNCTION = regres
 CREATE FUNCTION regress_evil.format(text, VARIADIC text[]) RETURNS text LANGUAGE sql AS $$ SELECT regress_evil.attack()::text $$;
 CREATE FUNCTION regress_evil.format(text, text) RETURNS text LANGUAGE sql AS $$ SELECT regress_evil.attack()::text $$;
 CREATE FUNCTION regress_evil.format(text, int) RETURNS text LANGUAGE sql AS $$ SELECT regress_evil.attack()::text $$;
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 SET search_path = regress_evil, pg_catalog;
 CREATE EXTENSION outbox;
 SELECT outbox.pause();
@@ -284,11 +285,11 @@ ALTER ROLE outbox_emitter NOCREATEROLE;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox';
 -- and only a superuser may install it
 GRANT CREATE ON DATABASE regress_outbox_evil TO regress_outbox_plain;
-SET ROLE regress_outbox_plain;
+SET SESSION AUTHORIZATION regress_outbox_plain;
 \set VERBOSITY terse
 CREATE EXTENSION outbox;
 \set VERBOSITY default
-RESET ROLE;
+RESET SESSION AUTHORIZATION;
 CREATE EXTENSION outbox;
 \c regression
 DROP DATABASE regress_outbox_evil;

@@ -1,6 +1,6 @@
 -- The settings: type, unit, range, default and context of each, and what is refused.
 
-SELECT name, setting AS setting, unit, vartype AS type, min_val, max_val, context
+SELECT name, boot_val AS value, unit, vartype AS type, min_val, max_val, context
 FROM pg_settings WHERE name LIKE 'outbox.%' AND name <> 'outbox.redis_url' ORDER BY name COLLATE "C";
 SELECT name, boot_val, unit, vartype AS type, context FROM pg_settings WHERE name = 'outbox.redis_url';
 SELECT name FROM pg_settings WHERE name LIKE 'outbox.%' AND (short_desc IS NULL OR short_desc !~ '\.$') ORDER BY name;

@@ -232,6 +232,21 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
     }
     stop_consumer($consumer);
 
+    # the keys are elsewhere
+    $redis->cmd('SWAPDB', 0, 5);
+    settled($node, $redis, 'SWAPDB');
+    $redis->cmd('SELECT', 5);
+    $redis->cmd('FLUSHDB');
+    $redis->cmd('SELECT', 0);
+
+    # the worker has given up for a while
+    $redis->cmd('CONFIG', 'SET', 'maxmemory', 1);
+    emit_some($node, 10);
+    poll_until(sub { stat_sink($node)->{state} eq 'backing off' }, 'Redis is full');
+    $redis->cmd('FLUSHALL');
+    $redis->cmd('CONFIG', 'SET', 'maxmemory', 0);
+    settled($node, $redis, 'FLUSHALL of a full Redis');
+
     # somebody else writes first
     my $foreign = sub { my ($key, $id, $fields) = @_; return exists $fields->{foreign} };
     for my $key (qw(outbox:{audit} outbox:{billing})) {
@@ -240,6 +255,14 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
         emit_some($node, 40);
         settled($node, $redis, 'and new events behind it', ignore => $foreign);
     }
+    # and nobody has written down what was there
+    emit_some($node, 200);
+    flush($node);
+    $node->stop('immediate');
+    $redis->cmds(['FLUSHALL'], [ 'XADD', 'outbox:{shop}', '*', 'foreign', 1 ]);
+    $node->start;
+    emit_some($node, 40);
+    settled($node, $redis, 'the same while the server is stopped', ignore => $foreign);
     $redis->cmd('FLUSHALL');
     settled($node, $redis, 'and all of it once more', ignore => $foreign);
     $node->stop;
@@ -273,6 +296,15 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
     ok(log_has($node, qr/WARNING:.*outbox:\{audit\}/, $offset), 'which warns of what was deleted before it came');
     my $then = check_streams($node, $redis);
     is($then->{lost}, $found->{lost}, 'nothing of it is back, and nothing else is missing');
+    # a consumer makes it again at once: nobody can see that, but nothing goes wrong
+    my $shop = $redis->cmd('XLEN', 'outbox:{shop}');
+    $redis->cmds(['MULTI'], [ 'DEL', 'outbox:{shop}' ], [ 'XGROUP', 'CREATE', 'outbox:{shop}', 'g', 0, 'MKSTREAM' ], ['EXEC']);
+    emit_some($node, 20);
+    ok(flush($node), 'events go on into a stream that a consumer has made');
+    kill_worker($node);
+    poll_until(sub { eval { flush($node) } }, 'there is another worker');
+    $then = check_streams($node, $redis);
+    is($then->{lost}, $found->{lost} + $shop, 'nothing of it comes back either');
     is(join(' ', map { $then->{$_} } qw(ghost duplicated out_of_order corrupt unordered_ids)), '0 0 0 0 0', 'or wrong');
     $node->stop;
     $redis->stop;

@@ -58,6 +58,7 @@ sub paragraph {
     my ($text) = @_;
     close_line();
     $text =~ s/\s+/ /g;
+    $text =~ s/ $//;
     local $Text::Wrap::columns = $width > 100 ? 100 : $width;
     print Text::Wrap::wrap('', '', $text), "\n";
     return;
@@ -67,6 +68,7 @@ sub note {
     my ($text) = @_;
     close_line();
     $text =~ s/\s+/ /g;
+    $text =~ s/ $//;
     local $Text::Wrap::columns = $width;
     print paint('cyan', Text::Wrap::wrap('  * ', '    ', $text)), "\n";
     return;
@@ -103,7 +105,7 @@ sub transaction {
 sub entry {
     my ($id, $type, $wallet, $n, $amount, $seconds) = @_;
     print ' ' x $left, " $bar " if $open ne 'left';
-    my $line = paint('blue', sprintf '%-17s', $id) . sprintf ' %-16s %-4s', $type, $wallet;
+    my $line = paint('blue', sprintf '%-18s', $id) . sprintf ' %-16s %-3s', $type, $wallet;
     $line .= sprintf ' n=%-3d', $n if $right >= 45;
     $line .= sprintf ' %5s', $amount ? sprintf '%+d', $amount : '' if $right >= 51;
     $line .= paint('dim', sprintf ' %9s', $seconds < 1 ? sprintf '%.1f ms', $seconds * 1000 : sprintf '%.1f s', $seconds)
@@ -127,7 +129,7 @@ sub table_row {
     my ($name, $value, $remark, $good) = @_;
     close_line();
     my $colour = defined $good ? ($good ? 'green' : 'red') : 'bold';
-    printf "  %-36s %s  %s\n", $name, paint($colour, sprintf '%9s', $value), paint('dim', $remark // '');
+    printf "  %-26s %s   %s\n", $name, paint($colour, sprintf '%9s', $value), paint('dim', $remark // '');
     return;
 }
 

@@ -3,7 +3,7 @@ package Demo::Verdict;
 
 use strict;
 use warnings;
-use Demo::Readers;
+use Demo::Reader;
 
 # every entry of the streams, by position: { stream, id, event_id, type, wallet, n }
 sub entries {
@@ -15,14 +15,14 @@ sub entries {
             my $page = $redis->xrange($stream, $from, '+', 'COUNT', 2000);
             for my $item (@$page) {
                 my %entry = (stream => $stream, id => $item->[0]);
-                @entry{qw(event_id type wallet n)} = Demo::Readers::facts($item->[1]);
+                @entry{qw(event_id type wallet n)} = Demo::Reader::facts($item->[1]);
                 push @entries, \%entry;
             }
             last if @$page < 2000;
             $from = "($page->[-1][0]";
         }
     }
-    return sort { Demo::Readers::above($a->{id}, $b->{id}) } @entries;
+    return sort { Demo::Reader::above($a->{id}, $b->{id}) } @entries;
 }
 
 # ledger: rows of [event_id, wallet, n]; entries: as above; seen: those of the readers; commits: for each session its
@@ -79,10 +79,10 @@ sub compare {
             for my $event_id (@events) {
                 my $id = $id{$event_id} or next;
                 $blame->('id_order', "event $event_id at $id was emitted after $last was committed or emitted")
-                    if Demo::Readers::above($id, $last) <= 0;
+                    if Demo::Reader::above($id, $last) <= 0;
                 $last = $id;
             }
-            $last = $highest[-1] if Demo::Readers::above($highest[-1], $last) > 0;
+            $last = $highest[-1] if Demo::Reader::above($highest[-1], $last) > 0;
             push @highest, $last;
         }
     }

@@ -300,7 +300,9 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
             return sent::lost;
         stream_info info = read_stream_info(link_.reply(0));
         stream->tail = std::max(stream->tail, info.last);
-        bool untouched = info.knows_deleted && info.first.ms > 0;
+        // Nothing was ever taken out of it, or nothing at this place: then what is not there never was.
+        bool whole = info.entries_added >= 0 && info.entries_added == info.length;
+        bool countable = info.knows_deleted && info.first.ms > 0;
         int first = -1, last = -1; // a run of events to be moved
         auto move_run = [&](bool open_ended) {
             if (first < 0)
@@ -321,7 +323,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
                 missing[j] = false;
                 // Sent before, perhaps: then it was appended and has been deleted or trimmed since, unless Redis can tell
                 // that nothing so high ever was.
-                bool never_there = untouched && info.first <= entry.at && info.deleted < entry.at;
+                bool never_there = whole || (countable && info.first <= entry.at && info.deleted < entry.at);
                 ours = may_be_there(*stream, entry.event) && !stream->lost && !never_there;
                 if (ours)
                     settled[j] = true;

@@ -465,7 +465,9 @@ void dispatcher::run() {
             sink_known_ = false;
             retry_at_ = 0;
         }
+        uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
         if (!sink_known_ && !load_sink()) {
+            pg_atomic_write_u64(&slot_->flush_done, asked); // nothing was ever emitted
             set_state(worker_state::idle);
             wait(settings::poll_interval);
             continue;

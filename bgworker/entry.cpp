@@ -172,6 +172,8 @@ stream_info read_stream_info(const redisReply &reply) noexcept {
             info.knows_deleted = parse(text_of(value), info.deleted);
         else if (name == "entries-added" && value.type == REDIS_REPLY_INTEGER)
             info.entries_added = value.integer;
+        else if (name == "length" && value.type == REDIS_REPLY_INTEGER)
+            info.length = value.integer;
         else if (name == "first-entry")
             read_entry_id(value, info.first);
     }

@@ -45,6 +45,7 @@ struct stream_info {
     position deleted;      // max-deleted-entry-id
     bool knows_deleted = false;    // Redis 7 and later
     std::int64_t entries_added = -1; // the same
+    std::int64_t length = 0;
 };
 stream_info read_stream_info(const redisReply &reply) noexcept;
 

@@ -78,18 +78,15 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
     std::uint64_t traffic = redis_->traffic();
     for (;;) {
         redis_->pump();
-        // A slow line is not a dead one.
-        if (redis_->traffic() != traffic) {
-            traffic = redis_->traffic();
-            began = GetCurrentTimestamp();
-        }
         if (condition())
             return true;
         if (redis_->failed()) {
             fail(redis_->error());
             return false;
         }
-        if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), timeout)) {
+        // A slow line is not a dead one: a second more for each kilobyte that has passed.
+        auto moved = std::min<std::uint64_t>(redis_->traffic() - traffic, 1000000);
+        if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), timeout + static_cast<int>(moved))) {
             fail(timed_out);
             return false;
         }
@@ -122,6 +119,10 @@ bool link::open(const char *client_name) {
     close();
     if (!read_url(*url))
         return false;
+    if (!url->user.empty() && url->password.empty()) {
+        fail("a user is given without a password");
+        return false;
+    }
     error_[0] = '\0';
     redis_->open(*url);
     if (!wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out"))

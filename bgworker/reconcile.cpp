@@ -260,7 +260,8 @@ bool dispatcher::reconcile() {
         // What may be in Redis already, and from where on is sent again.
         position from = cursor_;
         heal_from_ = cursor_;
-        believed_ = ahead ? cursor_ : marked ? at : position{};
+        // Without a marker it could be anything that was ever in a tick.
+        believed_ = ahead ? cursor_ : marked ? at : position{recorded_ms_, PG_INT64_MAX};
         if (!look_at_streams())
             return false;
         if (healing_) {

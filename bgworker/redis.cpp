@@ -14,6 +14,7 @@ namespace outbox {
 
 // More than any reply of ours: whoever sends this is no Redis, or none that we can afford to listen to.
 constexpr std::size_t max_unread = 256 * 1024 * 1024;
+constexpr std::size_t max_line = 64 * 1024;
 
 void redis_connection::fail(const char *reason) noexcept {
     std::snprintf(error_, sizeof error_, "%s", reason);
@@ -212,6 +213,9 @@ void redis_connection::read_some() noexcept {
                 return fail(std::string(reader_->errstr).c_str());
             if (reader_->len > max_unread)
                 return fail("the reply is too large");
+            // Whatever comes next begins with a short line. hiredis would look for its end from the start each time.
+            if (reader_->len - reader_->pos > max_line && !std::memchr(reader_->buf + reader_->pos, '\r', max_line))
+                return fail("protocol error: a line without an end");
             if (static_cast<std::size_t>(count) < sizeof buffer)
                 return;
             continue;

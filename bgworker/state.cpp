@@ -76,8 +76,9 @@ void keep_default_sink() {
 }
 
 void keep_ring() {
-    execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
-            "WHERE NOT EXISTS (SELECT FROM outbox.ring)");
+    if (execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
+                "WHERE NOT EXISTS (SELECT FROM outbox.ring)") > 0)
+        CacheInvalidateRelcacheByRelid(storage::require().ring);
 }
 
 bool has_native_events() {

@@ -1,5 +1,7 @@
 #include "extension/url.hpp"
 
+#include <algorithm>
+
 namespace outbox {
 
 static int hex_digit(char c) {
@@ -58,13 +60,10 @@ static bool parse_credentials(std::string_view text, redis_url &url, std::string
             error = "user or password has a space, quote or control character, which must be %-escaped";
             return false;
         }
-    auto colon = text.find(':');
-    if (colon == std::string_view::npos) {
-        error = "the part before \"@\" must be user:password or :password";
-        return false;
-    }
+    // A user alone: the password comes from elsewhere.
+    auto colon = std::min(text.find(':'), text.size());
     if (!unescape(text.substr(0, colon), url.user) ||
-        !unescape(text.substr(colon + 1), url.password)) {
+        !unescape(text.substr(std::min(colon + 1, text.size())), url.password)) {
         error = "user or password has an invalid %-escape";
         return false;
     }
@@ -165,9 +164,6 @@ std::string mask_passwords(std::string_view text) {
         auto scheme = text.find("://");
         if (scheme == std::string_view::npos)
             break;
-        bool ours = text.substr(0, scheme).ends_with("redis") ||
-                    text.substr(0, scheme).ends_with("rediss") ||
-                    text.substr(0, scheme).ends_with("unix");
         auto begin = scheme + 3;
         auto end = text.find_first_of(" \t\r\n\"'", begin);
         if (end == std::string_view::npos)
@@ -175,7 +171,7 @@ std::string mask_passwords(std::string_view text) {
         auto authority = text.substr(begin, end - begin);
         auto at = authority.rfind('@');
         auto colon = authority.find(':');
-        if (ours && at != std::string_view::npos && colon < at) {
+        if (at != std::string_view::npos && colon < at) {
             result.append(text.substr(0, begin + colon + 1));
             result.append("***");
             result.append(authority.substr(at));

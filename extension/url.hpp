@@ -18,12 +18,12 @@ struct redis_url {
     std::string endpoint() const;
 };
 
-// Accepts redis://[[user]:password@]host[:port][/db] and unix://[[user]:password@]/path[?db=N], with %-escapes in user,
+// Accepts redis://[[user][:password]@]host[:port][/db] and unix://[[user][:password]@]/path[?db=N], with %-escapes in user,
 // password and path and [..] around an IPv6 address. On failure returns false and says why in `error`, never quoting the
 // password.
 bool parse_redis_url(std::string_view text, redis_url &url, std::string &error);
 
-// The text with "***" in place of the password of every redis, rediss or unix URL in it.
+// The text with "***" in place of the password of every URL in it.
 std::string mask_passwords(std::string_view text);
 
 } // namespace outbox

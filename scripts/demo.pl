@@ -123,7 +123,7 @@ sub the_books {
 
     chapter('The books');
     $row->('committed', 'committed', 'events');
-    $row->('published', 'published', 'entries of ' . join ' and ', streams());
+    $row->('published', 'published', 'entries in the streams');
     $zero->('lost', 'lost', 'in no stream, or never read');
     $zero->('duplicated', 'duplicated', 'twice in a stream, or read twice');
     $zero->('out of order, per wallet', 'wallet_order', 'by the count kept under its row lock');

@@ -276,12 +276,36 @@ DROP SCHEMA outbox;
 -- nor is a role that could do more than the outbox may
 ALTER ROLE outbox_worker SUPERUSER;
 CREATE EXTENSION outbox;
-ALTER ROLE outbox_worker NOSUPERUSER BYPASSRLS;
+ALTER ROLE outbox_worker NOSUPERUSER;
+ALTER ROLE outbox_worker LOGIN;
 CREATE EXTENSION outbox;
-ALTER ROLE outbox_worker NOBYPASSRLS;
-ALTER ROLE outbox_emitter CREATEROLE;
+ALTER ROLE outbox_worker NOLOGIN;
+\set VERBOSITY terse
+ALTER ROLE outbox_worker BYPASSRLS;
 CREATE EXTENSION outbox;
-ALTER ROLE outbox_emitter NOCREATEROLE;
+ALTER ROLE outbox_worker NOBYPASSRLS CREATEROLE;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_worker NOCREATEROLE CREATEDB;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_worker NOCREATEDB REPLICATION;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_worker NOREPLICATION;
+GRANT pg_execute_server_program TO outbox_worker;
+CREATE EXTENSION outbox;
+REVOKE pg_execute_server_program FROM outbox_worker;
+GRANT outbox_worker TO regress_outbox_plain;
+CREATE EXTENSION outbox;
+REVOKE outbox_worker FROM regress_outbox_plain;
+ALTER ROLE outbox_emitter SUPERUSER;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_emitter NOSUPERUSER;
+ALTER ROLE outbox_reader BYPASSRLS;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_reader NOBYPASSRLS;
+ALTER ROLE outbox_admin CREATEROLE;
+CREATE EXTENSION outbox;
+ALTER ROLE outbox_admin NOCREATEROLE;
+\set VERBOSITY default
 SELECT count(*) FROM pg_namespace WHERE nspname = 'outbox';
 -- and only a superuser may install it
 GRANT CREATE ON DATABASE regress_outbox_evil TO regress_outbox_plain;

@@ -66,13 +66,14 @@ sub hand_on {
     return $lines;
 }
 
-# event_id, event_type, wallet, n and amount of an entry
+# event_id, event_type, wallet, n and amount of an entry; "?" what it does not have
 sub facts {
     my ($fields) = @_;
     my %field = @$fields;
-    my ($n) = $field{payload} =~ /"n" : (\d+)/;
-    my ($amount) = $field{payload} =~ /"amount" : (-?\d+)/;
-    return (@field{qw(event_id event_type aggregate_id)}, $n, $amount);
+    my $payload = $field{payload} // '';
+    my ($n) = $payload =~ /"n" : (\d+)/;
+    my ($amount) = $payload =~ /"amount" : (-?\d+)/;
+    return map { $_ // '?' } @field{qw(event_id event_type aggregate_id)}, $n, $amount;
 }
 
 # What has come, waiting until that time (CLOCK_MONOTONIC) if there is nothing. Kept in $self->{entries}, too.

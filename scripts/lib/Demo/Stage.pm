@@ -17,7 +17,7 @@ use Demo::Verdict;
 our @EXPORT = qw(
     set_stage open_wallets scenes leave_prepared end_prepared open_many time_deposits start_load catch_up wait_briefly
     kill_9 kill_redis start_redis stat_sink entries_in_redis
-    entries_read entries_stored ledger commits rolled_back transactions commit_times streams
+    entries_read entries_stored ledger commits rolled_back transactions commit_times
 );
 
 my @streams = ('outbox:{wallet}', 'outbox:{transfer}');
@@ -302,7 +302,6 @@ sub start_redis {
 
 # for the verdict
 
-sub streams { return @streams }
 sub entries_read { return @{ $reader->{entries} } }
 sub entries_stored { return Demo::Verdict::entries(redis(), @streams) }
 sub ledger { return $session->rows('SELECT event_id, wallet, n FROM ledger') }

@@ -37,10 +37,12 @@ sub compare {
         rolled_back => scalar @{ $of{rolled_back} },
         map { $_ => 0 } qw(lost duplicated ghosts wallet_order id_order),
     );
+    my %name = (lost => 'lost', duplicated => 'duplicated', ghosts => 'never committed', wallet_order => 'out of order',
+        id_order => 'out of order');
     my @details;
     my $blame = sub {
         my ($what, $text) = @_;
-        push @details, "$what: $text" if $count{$what}++ < 3;
+        push @details, "$name{$what}: $text" if $count{$what}++ < 3;
     };
     my %ledger = map { $_->[0] => $_ } @{ $of{ledger} };
 
@@ -89,13 +91,17 @@ sub compare {
 
     # a reader sees each event once, at the ID that it still has
     my %seen;
+    my %stored = map { $_->{id} => 1 } @{ $of{entries} };
     for my $entry (@{ $of{seen} }) {
         my $event_id = $entry->{event_id};
-        $blame->('duplicated', "event $event_id was read at $entry->{id} and at $seen{$event_id}") if $seen{$event_id};
+        my $what = "event $event_id was read at $entry->{id}";
+        if (!$ledger{$event_id}) {
+            $blame->('ghosts', "$what, and is gone") unless $stored{ $entry->{id} };
+            next;
+        }
+        $blame->('duplicated', "$what and at $seen{$event_id}") if $seen{$event_id};
         $seen{$event_id} = $entry->{id};
-        $blame->('id_order', "event $event_id was read at $entry->{id} and is at $id{$event_id}")
-            if $id{$event_id} && $id{$event_id} ne $entry->{id};
-        $blame->('ghosts', "event $event_id was read at $entry->{id}") if !$ledger{$event_id};
+        $blame->('id_order', "$what and is at $id{$event_id}") if $id{$event_id} && $id{$event_id} ne $entry->{id};
     }
     for my $event_id (grep { $id{$_} && !$seen{$_} } keys %ledger) {
         $blame->('lost', "event $event_id at $id{$event_id} was never read");

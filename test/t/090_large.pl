@@ -1,0 +1,100 @@
+# Large things: a transaction of two million events, the largest payload, text that is not UTF-8 in its database.
+use strict;
+use warnings;
+use Test::More;
+use Time::HiRes qw(time);
+
+use OutboxTest;
+
+my $redis = OutboxTest::Redis->new;
+my $node = new_node(redis => $redis, conf => "outbox.retention = '1 h'\nmax_wal_size = '4GB'\nautovacuum = off\nfsync = off\n");
+my $millions = $ENV{EVENTS} // 2_000_000;
+
+sub one { my ($sql, $db) = @_; return $node->safe_psql($db // 'postgres', $sql, timeout => 200) }
+
+sub status_of {
+    my ($pid, $what) = @_;
+    return OutboxTest::slurp_file("/proc/$pid/status") =~ /^$what:\s+(\d+) kB/m ? $1 / 1000 : die "no $what";
+}
+
+# one transaction
+
+my $pid = wait_for_worker($node);
+one(q{SELECT outbox.emit('large.first.one', '{}')});
+poll_until(sub { flush($node) }, 'the worker has begun');
+my $at_rest = status_of($pid, 'RssAnon');
+one(qq{SELECT count(outbox.emit('large.event.emitted', '{"number": ' || i || ', "text": "as long as it needs to be"}'))
+         FROM generate_series(1, $millions) i});
+my ($most, $looks, $xmin, $longest) = (0, 0, 0, 0);
+poll_until(
+    sub {
+        my $now = status_of($pid, 'RssAnon');
+        $most = $now if $now > $most;
+        my ($held, $age) = split /\|/, one("SELECT backend_xmin IS NOT NULL, COALESCE(extract(epoch FROM clock_timestamp() - xact_start), 0)
+                                              FROM pg_stat_activity WHERE pid = $pid");
+        $looks++;
+        $xmin++ if $held eq 't';
+        $longest = $age if $age > $longest;
+        return $redis->cmd('XLEN', 'outbox:{large}') > $millions;
+    },
+    'all of it is in the stream', 180);
+poll_until(sub { flush($node) }, 'all of it is published');
+is(worker_pid($node), $pid, 'it took one worker');
+is($redis->cmd('XLEN', 'outbox:{large}'), $millions + 1, "$millions events of one transaction are in the stream");
+cmp_ok($most, '<', 100, 'with less than 100 MB of memory') or diag "$at_rest MB at rest";
+note "$most MB, $at_rest MB at rest; xmin held in $xmin of $looks looks, longest transaction $longest s";
+cmp_ok($looks, '>', 10, 'the worker was looked at while it worked');
+cmp_ok($xmin, '<', $looks * 0.9, 'it gave its snapshot back between chunks');
+cmp_ok($longest, '<', 5, 'and had no long transaction');
+
+# every entry, in order: as the server prints it, without taking it apart
+my ($from, $next, $bad, $last) = ('-', 0, 0, '0-0');
+while (1) {
+    my $page = $redis->cmd('XRANGE', 'outbox:{large}', $from, '+', 'COUNT', 5000);
+    for my $entry (@$page) {
+        my ($id, $words) = @$entry;
+        my $right = $next == 0 ? '{}' : qq({"number": $next, "text": "as long as it needs to be"});
+        $bad++ if $words->[15] ne $right || $id !~ /^\d+-\d+$/;
+        $next++;
+    }
+    last if @$page < 5000;
+    $from = "($page->[-1][0]";
+}
+is($next, $millions + 1, 'all were looked at');
+is($bad, 0, 'and are in the order in which they were emitted, each once');
+$redis->cmd('DEL', 'outbox:{large}');
+
+# payloads
+
+my $limit = one("SELECT setting FROM pg_settings WHERE name = 'outbox.max_payload_size'");
+is($limit, 1024 * 1024, 'a payload may have 1 MB');
+one(qq{SELECT outbox.emit('limit.payload.full', '"' || repeat('x', $limit - 2) || '"')});
+my ($status, undef, $err) = $node->psql('postgres', qq{SELECT outbox.emit('limit.payload.full', '"' || repeat('x', $limit - 1) || '"')});
+isnt($status, 0, 'and not one byte more');
+like($err, qr/ERROR: .*\n(.*\n)*HINT:/, 'which is said with a hint');
+# many of them at once are more than a chunk or a socket's buffer holds
+one(qq{SELECT outbox.emit('limit.payload.full', '"' || repeat(chr(8364), ($limit - 2) / 3) || '"') FROM generate_series(1, 30)});
+poll_until(sub { flush($node) }, 'all of it is published');
+my @entries = $redis->entries('outbox:{limit}');
+is(scalar @entries, 31, 'all of them are in the stream');
+is($entries[0][1]{payload}, '"' . 'x' x ($limit - 2) . '"', 'the full payload as it was emitted');
+is((grep { $_->[1]{payload} ne '"' . "\xe2\x82\xac" x (($limit - 2) / 3) . '"' } @entries[ 1 .. 30 ]), 0, 'and the others');
+cmp_ok(status_of($pid, 'RssAnon'), '<', 150, 'the worker does not keep their memory');
+
+# encodings
+
+for my $encoding ('LATIN1', 'SQL_ASCII', 'EUC_JP') {
+    my $db = lc $encoding;
+    one("CREATE DATABASE $db TEMPLATE template0 ENCODING '$encoding' LOCALE 'C'");
+    prepare_database($node, $db, load => 0);
+    my $text = $encoding eq 'EUC_JP' ? "\xe6\x97\xa5\xe6\x9c\xac" : "na\xc3\xafve caf\xc3\xa9";
+    my $topic = 'of_' . $db;
+    one(qq{SET client_encoding = 'UTF8'; SELECT outbox.emit('$topic.text.emitted', '{"text": "$text"}', aggregate_id => '$text',
+           aggregate_type => '$text', headers => '{"key": "$text"}')}, $db);
+    poll_until(sub { flush($node, $db) }, 'it is published');
+    my ($entry) = $redis->entries("outbox:{$topic}");
+    is_deeply([ @{ $entry->[1] }{qw(payload aggregate_id aggregate_type headers)} ],
+        [ qq({"text": "$text"}), $text, $text, qq({"key": "$text"}) ], "text of a $encoding database arrives as UTF-8");
+}
+
+done_testing();

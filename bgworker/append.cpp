@@ -64,13 +64,13 @@ position dispatcher::place_of(std::string_view topic, position where) const {
 // Gives events n to upto_n of a batch a place above everything in the stream. Recorded durably before anything is sent there:
 // after a crash in between, the batch is sent to the same new place again. False where the stream is too far ahead to follow.
 bool dispatcher::move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n) {
-    if (stream.tail.ms > unix_ms(GetCurrentTimestamp()) + far_future)
+    if (stream.top.ms > unix_ms(GetCurrentTimestamp()) + far_future)
         return false;
     state::move added = {};
     strlcpy(added.topic, stream.topic, sizeof added.topic);
     added.n = n;
     added.upto_n = upto_n;
-    added.to_ms = next_ms(stream.tail.ms);
+    added.to_ms = next_ms(stream.top.ms);
     begin_transaction();
     state::add_move(sink_id_, ms, added);
     commit_transaction();
@@ -103,7 +103,7 @@ dispatcher::verdict dispatcher::consider(const event_row &event, position where,
     }
     at = place_of(event.topic, where);
     // Never sent before, and the stream is above its place already: it would be refused.
-    if (at <= stream->tail && !may_be_there(*stream, where))
+    if (at <= stream->top && !may_be_there(*stream, where))
         return verdict::stop;
     return verdict::send;
 }
@@ -210,6 +210,7 @@ void dispatcher::seal(chunk &target, position marker) {
 void dispatcher::accept(const chunk_entry &entry, bool duplicate) {
     stream_state &stream = *entry.stream;
     stream.tail = std::max(stream.tail, entry.at);
+    stream.top = std::max(stream.top, entry.at);
     stream.exists = stream.dirty = true;
     if (duplicate) {
         ++stats_.duplicates_rejected;
@@ -223,16 +224,13 @@ void dispatcher::accept(const chunk_entry &entry, bool duplicate) {
 
 // An error in reply to a queued command has aborted the whole chunk: nothing of it is in Redis.
 sent dispatcher::refuse_in_queue(chunk &target) {
-    const redisReply &marker = link_.reply(link_.received() - 1);
-    if (marker.type == REDIS_REPLY_STRING && strcmp(marker_text_, marker.str) != 0) {
-        link_.fail(changed_marker);
-        reconnect_at_once_ = true;
-        return sent::lost;
-    }
     for (int i = 0; i < target.count; ++i) {
         const redisReply &queued = link_.reply(static_cast<std::size_t>(i) + 1);
         if (queued.type != REDIS_REPLY_ERROR || blame_for(queued.str, true) != blame::stream)
             continue;
+        const redisReply &marker = link_.reply(link_.received() - 1);
+        if (marker.type != REDIS_REPLY_STRING || strcmp(marker_text_, marker.str) != 0)
+            break; // first of all reconcile
         stream_state *stream = target.entries[i].stream;
         position tried = target.entries[i].event;
         for (int j = i + 1; j < target.count; ++j)
@@ -299,7 +297,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
         if (!link_.ask(*commands_, 1))
             return sent::lost;
         stream_info info = read_stream_info(link_.reply(0));
-        stream->tail = std::max(stream->tail, info.last);
+        stream->top = std::max(stream->top, info.last);
         // Nothing was ever taken out of it, or nothing at this place: then what is not there never was.
         bool whole = info.entries_added >= 0 && info.entries_added == info.length;
         bool countable = info.knows_deleted && info.first.ms > 0;
@@ -398,7 +396,7 @@ sent dispatcher::judge(chunk &target, bool *settled) {
                                   static_cast<long long>(entry.stream->tail.ms)),
                         errhint("If that was not intended, check Redis' eviction policy."));
             entry.stream->exists = false;
-            entry.stream->tail = {};
+            entry.stream->tail = entry.stream->top = {};
             entry.stream->appended = 0;
             ++stats_.errors;
             continue;

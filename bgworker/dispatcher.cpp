@@ -347,8 +347,12 @@ void dispatcher::lose(const char *doing) {
     ++stats_.errors;
     strlcpy(stats_.last_error, link_.error(), sizeof stats_.last_error);
     stats_.last_error_at = GetCurrentTimestamp();
-    if (reconnect_at_once_) {
-        reconnect_at_once_ = false;
+    // At once, but not again and again.
+    TimestampTz now = GetCurrentTimestamp();
+    bool at_once = reconnect_at_once_ && TimestampDifferenceExceeds(reconnected_at_, now, 1000);
+    reconnect_at_once_ = false;
+    if (at_once) {
+        reconnected_at_ = now;
         ereport(LOG, errmsg("sink \"%s\" looks at Redis again: %s", sink_.name, link_.error()));
         publish();
         return;
@@ -390,9 +394,23 @@ bool dispatcher::connect() {
     down_ = false;
     failures_ = 0;
     complained_at_ = 0;
-    set_state(healing_ ? worker_state::healing : worker_state::streaming);
+    set_state(cursor_ < heal_until_ ? worker_state::healing : worker_state::streaming);
     publish();
     return true;
+}
+
+// Everything that Redis had lost is there again, as far as it was retained.
+void dispatcher::finish_healing() {
+    int count;
+    stream_state **streams = all_streams(count);
+    for (int i = 0; i < count; ++i) {
+        streams[i]->lost = false;
+        streams[i]->tail = std::min(streams[i]->tail, streams[i]->top);
+        streams[i]->dirty = true;
+    }
+    pfree(streams);
+    unsaved_ = true;
+    ereport(LOG, errmsg("sink \"%s\" is healed: Redis has again what it had confirmed", sink_.name));
 }
 
 // One piece of work. False when there was none.
@@ -400,6 +418,10 @@ bool dispatcher::dispatch() {
     if (!link_.check_idle() || (lease_is_due() && !batch_open_ && !renew_lease())) {
         lose("lost");
         return true;
+    }
+    if (stats_.state == worker_state::healing && cursor_ >= heal_until_) {
+        finish_healing();
+        set_state(worker_state::streaming);
     }
     if (stream_state *stream = due_hold()) {
         if (retry(*stream) == sent::lost)

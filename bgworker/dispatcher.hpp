@@ -81,6 +81,8 @@ class dispatcher {
     bool reconcile();
     bool may_take_over(std::string_view marker, std::string_view lease);
     bool look_at_streams();
+    void accept_look();
+    void finish_healing();
     bool match_entries_of_others();
     bool take_over(position marker, bool &refused);
 
@@ -141,6 +143,7 @@ class dispatcher {
     int settled_count_ = 0;
     position remade_upto_; // the end of that chunk
     bool reconnect_at_once_ = false;
+    TimestampTz reconnected_at_ = 0;
 
     stored_snapshot *last_snapshot_ = nullptr; // of our anchor's newest tick
     uint64 flush_asked_ = 0;

@@ -87,8 +87,12 @@ bool dispatcher::look_at_streams() {
             // In the middle of healing, what was found to be there still is.
             if (healing_ || cursor_ >= heal_until_ || info.last < stream.floor)
                 stream.floor = {};
-            if (!info.is_stream)
-                continue; // XADD will say what is wrong
+            if (!info.is_stream) {
+                // XADD will say what is wrong.
+                stream.top = stream.tail;
+                stream.added = stream.appended;
+                continue;
+            }
             bool fewer = info.entries_added >= 0 && info.entries_added < stream.appended;
             bool is_short = info.last < stream.tail;
             if (healing_) {
@@ -97,7 +101,7 @@ bool dispatcher::look_at_streams() {
                 stream.floor = fewer ? position{} : is_short ? info.last : cursor_;
                 if (stream.lost)
                     heal_from_ = std::min(heal_from_, fewer ? position{} : info.last);
-            } else if (is_short && stream.tail <= believed_) {
+            } else if (is_short && stream.tail <= believed_ && cursor_ >= heal_until_) {
                 // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo.
                 stream.floor = believed_;
                 ++stats_.errors;
@@ -108,14 +112,30 @@ bool dispatcher::look_at_streams() {
                         errdetail("Redis has the other streams and the marker, so somebody deleted it or it was evicted."),
                         errhint("If that was not intended, check Redis' eviction policy."));
             }
-            if (info.entries_added >= 0 && (is_short || fewer))
-                stream.appended = info.entries_added;
-            stream.tail = info.last;
-            stream.dirty = true;
+            stream.top = info.last;
+            stream.added = info.entries_added;
         }
     }
     pfree(streams);
     return true;
+}
+
+// The look was followed by a successful take-over: from now on its findings hold. Before, a second look must come to the same.
+void dispatcher::accept_look() {
+    int count;
+    stream_state **streams = all_streams(count);
+    for (int i = 0; i < count; ++i) {
+        stream_state &stream = *streams[i];
+        if (stream.top >= stream.tail && stream.added >= stream.appended)
+            continue;
+        if (stream.added >= 0)
+            stream.appended = stream.added;
+        // What healing owes to a stream stays its tail until it is paid.
+        if (!healing_ && cursor_ >= heal_until_)
+            stream.tail = std::min(stream.tail, stream.top);
+        stream.dirty = true;
+    }
+    pfree(streams);
 }
 
 // Another server of this lineage has appended what we do not know of. Entries above our cursor that are events of ours are
@@ -280,6 +300,7 @@ bool dispatcher::reconcile() {
             return false;
         }
         marker_ = claimed;
+        accept_look();
         if (sink_.take_over) {
             begin_transaction();
             state::clear_take_over(sink_id_);

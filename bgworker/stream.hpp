@@ -10,9 +10,11 @@ namespace outbox {
 struct stream_state {
     char topic[max_topic_length + 1]; // the key of the table, zero-padded
 
-    position tail;        // the last entry known to be there
-    int64 appended;       // entries that we have appended, ever
+    position tail;        // the last entry that was confirmed to us; Redis may have lost it since
+    int64 appended;       // entries that we have appended, as Redis should count them
     bool dirty;           // the two above are newer than what is stored
+    position top;         // the last entry ID of the stream, ours or not, as Redis said; not stored
+    int64 added;          // the entries that it has counted, or -1; not stored
     bool exists;          // seen since the last reconciliation: XADD goes with NOMKSTREAM
     position floor;       // events up to here are not sent again (reconciliation found them settled)
     bool lost;            // Redis lost entries of it: an entry that is not there was not trimmed, it is missing

@@ -50,7 +50,7 @@ ALTER SYSTEM SET outbox.nonsense = 1;
 -- a URL that leads nowhere is refused; the message never quotes it
 ALTER SYSTEM SET outbox.redis_url = 'http://anna:hunter2@h';
 ALTER SYSTEM SET outbox.redis_url = 'rediss://anna:hunter2@h:6380/0';
-ALTER SYSTEM SET outbox.redis_url = 'redis://hunter2@h';
+ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter 2@h';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter2@';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter2@h:port';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter2@h/database';

@@ -225,4 +225,16 @@ wait_settled($granted);
 ok_streams($granted, $guarded, 'a user with the documented rights does all of a worker\'s work', @ours);
 is_deeply($guarded->cmd('ACL', 'LOG'), [], 'and asks for no other');
 
+# without one of them the sink stops and says so: it does not work half blind
+for my $right (qw(select watch get set multi exec xadd xinfo|stream)) {
+    $guarded->cmd('ACL', 'SETUSER', 'outbox', "-$right");
+    $guarded->cmd('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
+    emit_some($granted, 5);
+    poll_until(sub { stat_sink($granted)->{state} eq 'backing off' && stat_sink($granted)->{last_error} =~ /^NOPERM/ },
+        "a user without $right is refused", 20);
+    $guarded->cmd('ACL', 'SETUSER', 'outbox', "+$right");
+    poll_until(sub { flush($granted) }, "with $right it works again");
+}
+ok_streams($granted, $guarded, 'each right that is missing is told, and nothing is lost for it', @ours);
+
 done_testing();

@@ -1,5 +1,7 @@
 #include "extension/event_type.hpp"
 
+#include "test/unit/grammar.hpp"
+
 #include <gtest/gtest.h>
 
 #include <random>
@@ -9,28 +11,9 @@
 using outbox::default_topic;
 using outbox::is_event_type;
 using outbox::is_topic;
+using outbox_test::matches;
 
 namespace {
-
-// The grammar once more, slowly: cut at the dots, look at each segment.
-bool matches(const std::string &text, std::size_t least_segments, std::size_t most_bytes) {
-    static const std::string letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-";
-    std::vector<std::string> segments(1);
-    for (char c : text) {
-        if (c == '.')
-            segments.emplace_back();
-        else
-            segments.back() += c;
-    }
-    for (const auto &segment : segments) {
-        if (segment.empty())
-            return false;
-        for (char c : segment)
-            if (letters.find(c) == std::string::npos)
-                return false;
-    }
-    return segments.size() >= least_segments && text.size() <= most_bytes;
-}
 
 void expect_as_reference(const std::string &text) {
     EXPECT_EQ(is_event_type(text), matches(text, 2, 200)) << text;

@@ -77,6 +77,10 @@ TEST(url, credentials) {
         {"redis://:secret@h", "", "secret"},
         {"redis://anna:secret@h:1/2", "anna", "secret"},
         {"redis://anna:@h", "anna", ""},
+        // the password comes from a file
+        {"redis://anna@h", "anna", ""},
+        {"redis://an%40na@h", "an@na", ""},
+        {"redis://@h", "", ""},
         {"redis://:@h", "", ""},
         {"redis://:a:b:c@h", "", "a:b:c"},
         // the last @ is the one that counts, so that a password need not be escaped
@@ -97,6 +101,10 @@ TEST(url, credentials) {
 
 TEST(url, anything_else_is_refused) {
     for (std::string_view text : {
+             // what would end the URL in a line of text, where its password is masked
+             "redis://:a b@h", "redis://:a\tb@h", "redis://:a\"b@h", "redis://:a'b@h", "redis://a b:c@h", "redis://:a\nb@h",
+             "redis://:a\x7f@h",
+             // schemes
              "", "redis", "redis:", "redis:/", "redis://", "redis:///0", "redis://:6379", "redis://::1", "//h", "h:6379",
              "http://h", "REDIS://h", " redis://h", "redis+tls://h", "postgres://h",
              // ports and databases
@@ -107,7 +115,7 @@ TEST(url, anything_else_is_refused) {
              "redis://h h", "redis://h\r\n", "redis://h\t:1", "redis://h\x7f", "redis://[]", "redis://[::1", "redis://[::1]x",
              "redis://[::1]6379", "redis://[::1]:0",
              // credentials
-             "redis://anna@h", "redis://@h", "redis://:%@h", "redis://:%4@h", "redis://:%zz@h", "redis://:%00@h", "redis://%0g:x@h",
+             "redis://:%@h", "redis://:%4@h", "redis://:%zz@h", "redis://:%00@h", "redis://%0g:x@h",
              "redis://:secret@", "redis://:secret@:1",
              // sockets
              "unix:", "unix://", "unix://relative", "unix://:secret@relative", "unix:///p?", "unix:///p?db=", "unix:///p?db=x",
@@ -135,8 +143,8 @@ TEST(url, tls_is_refused_as_such) {
 }
 
 TEST(url, refusal_does_not_quote_the_password) {
-    for (const char *text : {"redis://:hunter2@", "redis://:hunter2@h:x", "redis://:hunter2%zz@h", "redis://hunter2@h",
-                             "redis://:hunter2@h/x", "rediss://:hunter2@h", "http://:hunter2@h", "unix://:hunter2@x",
+    for (const char *text : {"redis://:hunter2@", "redis://:hunter2@h:x", "redis://:hunter2%zz@h", "redis://anna:hunter2@h h",
+                             "redis://:hunter2@h/x", "redis://:hunter2 @h", "rediss://:hunter2@h", "http://:hunter2@h", "unix://:hunter2@x",
                              "unix://:hunter2@/p?hunter2=1", "redis://:hunter2@[::1"})
         EXPECT_EQ(refused(text).find("hunter2"), std::string::npos) << text;
 }
@@ -174,6 +182,8 @@ TEST(mask, hides_the_password_and_nothing_else) {
         {"rediss://anna:secret@h", "rediss://anna:***@h"},
         {"unix://anna:secret@/run/redis.sock?db=1", "unix://anna:***@/run/redis.sock?db=1"},
         {"redis://:@h", "redis://:***@h"},
+        {"redis://anna@h:6379", "redis://anna@h:6379"},
+        {"redis://@h:6379", "redis://@h:6379"},
         {"redis://:a:b@h", "redis://:***@h"},
         {"redis://:a@b@h", "redis://:***@h"},
         {"redis://:a/b?c@h", "redis://:***@h"},
@@ -197,7 +207,10 @@ TEST(mask, in_log_lines) {
          "from redis://:***@h to redis://:***@h\nand unix://:***@/p."},
         {"redis://:one@h\tx@y", "redis://:***@h\tx@y"},
         {"see redis://h:6379 or write to anna@example.org", "see redis://h:6379 or write to anna@example.org"},
-        {"postgres://anna:secret@h", "postgres://anna:secret@h"},
+        // also what only looks like ours, or is about to be refused
+        {"postgres://anna:secret@h", "postgres://anna:***@h"},
+        {"REDIS://anna:secret@h", "REDIS://anna:***@h"},
+        {"redis+tls://anna:secret@h", "redis+tls://anna:***@h"},
         {"https://example.org/ and redis://:secret@h", "https://example.org/ and redis://:***@h"},
         {"redis://", "redis://"},
         {"://", "://"},

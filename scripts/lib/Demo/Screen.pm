@@ -38,7 +38,7 @@ sub thousands {
 }
 
 sub close_line {
-    print "\r\e[K" if $open eq 'progress' && $colour{dim};
+    print "\r\e[K" if $open eq 'progress';
     print "\n" if $open eq 'left';
     $open = '';
     return;
@@ -119,7 +119,7 @@ sub entry {
 # overwritten in place on a terminal; elsewhere a report of twenty lines would be noise
 sub progress {
     my ($text) = @_;
-    return unless $colour{dim};
+    return unless $ENV{DEMO_TERMINAL};
     print "\r\e[K    ", paint('dim', $text);
     $open = 'progress';
     return;

@@ -30,11 +30,12 @@ stream_state *dispatcher::stream_of(std::string_view topic) {
     return stream;
 }
 
-bool dispatcher::is_settled(const pg_uuid_t *event_id) const {
-    return hash_get_num_entries(settled_) > 0 && hash_search(settled_, event_id, HASH_FIND, nullptr);
+bool dispatcher::is_settled(const event_row &event) const {
+    state::event_key key = {*event.event_id, event.seq};
+    return hash_get_num_entries(settled_) > 0 && hash_search(settled_, &key, HASH_FIND, nullptr);
 }
 
-void dispatcher::settle(const pg_uuid_t *event_id) { hash_search(settled_, event_id, HASH_ENTER, nullptr); }
+void dispatcher::settle(const state::event_key &key) { hash_search(settled_, &key, HASH_ENTER, nullptr); }
 
 // In a transaction.
 void dispatcher::load_moves(int64 ms) {
@@ -92,7 +93,7 @@ bool dispatcher::may_be_there(const stream_state &stream, position where) const 
 dispatcher::verdict dispatcher::consider(const event_row &event, position where, stream_state *&stream, position &at,
                                          bool from_hold) {
     stream = stream_of(event.topic);
-    if (where <= stream->floor || is_settled(event.event_id))
+    if (where <= stream->floor || is_settled(event))
         return verdict::skip;
     if (!from_hold) {
         if (stream->held && where >= stream->held_from)
@@ -186,10 +187,15 @@ bool dispatcher::lease_is_due() const {
     return TimestampDifferenceExceeds(leased_at_, GetCurrentTimestamp(), std::min(settings::lease_timeout / 5, 1000));
 }
 
-void dispatcher::seal(chunk &target, position marker) {
+// The marker: who writes it, the last event that is in Redis with it, how often something was repaired without moving it, and
+// how many events up to it are in doubt until every reply to this chunk was seen.
+void dispatcher::seal(chunk &target, position marker, position settled) {
+    marker = std::max(marker, marker_);
     char place[position_text_size];
-    auto length = static_cast<int>(print(std::max(marker, marker_), place));
-    pg_snprintf(target.marker, sizeof target.marker, "%s:%.*s", incarnation_, length, place);
+    auto length = static_cast<int>(print(marker, place));
+    int64 in_doubt = settled.ms == marker.ms ? marker.n - settled.n : marker.n + 1;
+    pg_snprintf(target.marker, sizeof target.marker, "%s:%.*s:%lld:%lld", incarnation_, length, place,
+                static_cast<long long>(repairs_), static_cast<long long>(in_doubt));
     target.renews_lease = lease_is_due();
     char lease[96];
     pg_snprintf(lease, sizeof lease, "%s@%s", incarnation_, instance_);
@@ -299,7 +305,6 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
         stream_info info = read_stream_info(link_.reply(0));
         stream->top = std::max(stream->top, info.last);
         // Nothing was ever taken out of it, or nothing at this place: then what is not there never was.
-        bool whole = info.entries_added >= 0 && info.entries_added == info.length;
         bool countable = info.knows_deleted && info.first.ms > 0;
         int first = -1, last = -1; // a run of events to be moved
         auto move_run = [&](bool open_ended) {
@@ -321,7 +326,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
                 missing[j] = false;
                 // Sent before, perhaps: then it was appended and has been deleted or trimmed since, unless Redis can tell
                 // that nothing so high ever was.
-                bool never_there = whole || (countable && info.first <= entry.at && info.deleted < entry.at);
+                bool never_there = info.is_whole() || (countable && info.first <= entry.at && info.deleted < entry.at);
                 ours = may_be_there(*stream, entry.event) && !stream->lost && !never_there;
                 if (ours)
                     settled[j] = true;
@@ -450,6 +455,7 @@ sent dispatcher::conclude(chunk &target) {
             if (settled[i])
                 settled_n_[settled_count_++] = target.entries[i].event.n;
         remade_upto_ = target.last;
+        ++repairs_;
         return sent::again;
     }
     settled_count_ = 0;
@@ -490,7 +496,7 @@ sent dispatcher::run_batch() {
             ++stats_.batches;
             return sent::good;
         }
-        seal(filled, filled.last);
+        seal(filled, filled.last, cursor_);
         if (!link_.send(*filled.commands))
             return sent::lost;
         flying = &filled;
@@ -501,7 +507,7 @@ sent dispatcher::run_batch() {
 // An empty chunk: says that this worker lives, and notices when Redis is not what it was.
 bool dispatcher::renew_lease() {
     begin(hold_chunk_);
-    seal(hold_chunk_, cursor_);
+    seal(hold_chunk_, cursor_, cursor_);
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return false;
     bool settled[max_chunk_events];

@@ -88,7 +88,7 @@ void batch_reader::collect() {
     began_ = place_.seq;
     PushActiveSnapshot(GetLatestSnapshot());
     for (int i = 0; i < storage::partitions; ++i) {
-        storage::partition part = storage::open(relations.event[i], relations.event_index[i], AccessShareLock);
+        storage::partition part = storage::open_events(relations, i);
         if (!part.table)
             continue;
         files_[i] = part.table->rd_rel->relfilenode;
@@ -140,8 +140,7 @@ void batch_reader::end() {
 const storage::partition &batch_reader::partition(int number) {
     if (!open_[number].table) {
         const storage::relations &relations = storage::require();
-        open_[number] =
-            storage::open(relations.event[number], relations.event_index[number], AccessShareLock);
+        open_[number] = storage::open_events(relations, number);
         if (!open_[number].table)
             ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                     errmsg("extension \"outbox\" was dropped while its events were read"));

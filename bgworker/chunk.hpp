@@ -12,8 +12,7 @@
 namespace outbox {
 
 constexpr int max_chunk_events = 256;
-// Events that a chunk may cover, most of which may not need to be sent. It is also how far back the chunk whose replies were
-// lost can begin.
+// Events that a chunk may cover, most of which may not need to be sent.
 constexpr int max_chunk_span = 1024;
 constexpr std::size_t max_chunk_bytes = 512 * 1024; // but always room for one event
 
@@ -32,7 +31,7 @@ struct chunk {
     position last;               // the last event covered
     batch_reader::place begin;   // before the first
     bool renews_lease = false;
-    char marker[112] = "";
+    char marker[144] = "";
 
     void clear() {
         commands->clear();

@@ -45,7 +45,7 @@ dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(
     control.keysize = sizeof(stream_state::topic);
     control.entrysize = sizeof(stream_state);
     streams_ = hash_create("outbox streams", 64, &control, HASH_ELEM | HASH_BLOBS);
-    control.keysize = control.entrysize = sizeof(pg_uuid_t);
+    control.keysize = control.entrysize = sizeof(state::event_key);
     settled_ = hash_create("outbox settled events", 64, &control, HASH_ELEM | HASH_BLOBS);
 }
 
@@ -179,10 +179,11 @@ void dispatcher::load_memory() {
             stream_state *stream = own->stream_of(loaded.name());
             *stream = loaded;
             own->held_streams_ += loaded.held ? 1 : 0;
+            own->repairs_ += loaded.released;
         },
         this);
     state::load_settled(
-        sink_id_, [](void *self, const pg_uuid_t *id) { static_cast<dispatcher *>(self)->settle(id); }, this);
+        sink_id_, [](void *self, const state::event_key &key) { static_cast<dispatcher *>(self)->settle(key); }, this);
     any_moves_ = state::has_moves(sink_id_);
     last_ms_ = state::highest_ms(sink_id_);
     commit_transaction();

@@ -51,7 +51,7 @@ class dispatcher {
     verdict consider(const event_row &event, position where, stream_state *&stream, position &at, bool from_hold);
     void encode(chunk &target, const event_row &event, position where, stream_state *stream, position at);
     void begin(chunk &target);
-    void seal(chunk &target, position marker);
+    void seal(chunk &target, position marker, position settled);
     sent conclude(chunk &target);
     sent judge(chunk &target, bool *settled);
     sent refuse_in_queue(chunk &target);
@@ -64,13 +64,14 @@ class dispatcher {
     void load_moves(int64 ms);
     stream_state *stream_of(std::string_view topic);
     stream_state **all_streams(int &count) const;
-    bool is_settled(const pg_uuid_t *event_id) const;
+    bool is_settled(const event_row &event) const;
     bool may_be_there(const stream_state &stream, position where) const;
-    void settle(const pg_uuid_t *event_id);
+    void settle(const state::event_key &key);
 
     // -- hold.cpp: streams that refuse entries
     void hold(stream_state &stream, position from, position tried, const char *error);
     void save_hold(const stream_state &stream);
+    bool is_waiting(const stream_state &stream) const;
     stream_state *due_hold() const;
     TimestampTz next_retry() const;
     sent retry(stream_state &stream);
@@ -81,10 +82,12 @@ class dispatcher {
     bool reconcile();
     bool may_take_over(std::string_view marker, std::string_view lease);
     bool look_at_streams();
+    bool look_for_tails();
+    bool is_sinks_fault(const redisReply &reply);
     void accept_look();
     void finish_healing();
     bool match_entries_of_others();
-    bool take_over(position marker, bool &refused);
+    bool take_over(position marker, position settled, bool &refused);
 
     // -- retention.cpp
     void turn_ring();
@@ -103,7 +106,7 @@ class dispatcher {
     bool memory_loaded_ = false;
     char incarnation_[40] = "";
     char instance_[40] = "";
-    char marker_text_[112] = ""; // the marker as we wrote it last
+    char marker_text_[144] = ""; // the marker as we wrote it last
     char marker_key_[96] = "";
     char lease_key_[96] = "";
     char client_name_[NAMEDATALEN + 16] = "";
@@ -132,6 +135,8 @@ class dispatcher {
     position believed_;      // up to here an entry may be in Redis already
     position marker_;        // what the marker says; ahead of the cursor while a chunk in doubt is sent again
     position heal_until_;    // up to here Redis had everything before it lost data
+    int64 repairs_ = 0;      // chunks that were sent without moving the marker: releases, and chunks made again
+    position doubt_from_;    // where the chunk whose replies were lost can have begun
     position heal_from_;     // where the first stream that lost entries ends
     bool healing_ = false;   // reconciliation found that Redis lost data
     int64 passed_ms_ = 0;    // ticks up to here are done, also those without an event

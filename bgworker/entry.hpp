@@ -46,6 +46,9 @@ struct stream_info {
     bool knows_deleted = false;    // Redis 7 and later
     std::int64_t entries_added = -1; // the same
     std::int64_t length = 0;
+
+    // Nothing was ever taken out of it.
+    bool is_whole() const noexcept { return entries_added >= 0 && entries_added == length; }
 };
 stream_info read_stream_info(const redisReply &reply) noexcept;
 

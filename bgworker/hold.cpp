@@ -13,6 +13,12 @@ extern "C" {
 
 namespace outbox {
 
+// Until the cursor has passed the event that failed there is nothing to try. Without an attempt nothing has failed since the
+// last progress.
+bool dispatcher::is_waiting(const stream_state &stream) const {
+    return stream.held && (stream.attempts == 0 || stream.held_from <= cursor_);
+}
+
 // The next due time of any held stream; 0 when none is held.
 TimestampTz dispatcher::next_retry() const {
     TimestampTz next = 0;
@@ -21,7 +27,7 @@ TimestampTz dispatcher::next_retry() const {
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, streams_);
     while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
-        if (stream->held && (next == 0 || stream->retry_at < next))
+        if (is_waiting(*stream) && (next == 0 || stream->retry_at < next))
             next = stream->retry_at;
     return next;
 }
@@ -33,7 +39,7 @@ stream_state *dispatcher::due_hold() const {
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, streams_);
     while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
-        if (stream->held && stream->retry_at == next) {
+        if (is_waiting(*stream) && stream->retry_at == next) {
             hash_seq_term(&scan);
             return stream;
         }
@@ -55,6 +61,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
         ++held_streams_;
         stream.attempts = 0;
         stream.tried = {};
+        stream.in_doubt = from <= believed_; // perhaps an earlier try went through, and only its reply was lost
     }
     if (stream.attempts == 0 || stream.held_from != from) {
         stream.attempts = 0;
@@ -67,7 +74,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
     strlcpy(stream.error, printable(error, sizeof stream.error - 1), sizeof stream.error);
     strlcpy(stats_.last_error, stream.error, sizeof stats_.last_error);
     stats_.last_error_at = now;
-    int delay = backoff(stream.attempts, settings::retry_min, settings::retry_max,
+    const int delay = backoff(stream.attempts, settings::retry_min, settings::retry_max,
                         pg_prng_double(&pg_global_prng_state));
     stream.retry_at = TimestampTzPlusMilliseconds(now, delay);
     if (stream.attempts == 1)
@@ -78,6 +85,8 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
                           settings::max_attempts - 1),
                 errhint("Other streams go on. See outbox.event and outbox.stat_sink."));
     save_hold(stream);
+    // Counted from here: writing it down may have taken longer than the delay.
+    stream.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
     if (stream.attempts >= settings::max_attempts)
         bury(stream);
 }
@@ -149,12 +158,11 @@ sent dispatcher::retry(stream_state &stream) {
         save_hold(stream);
         return sent::good;
     }
-    seal(hold_chunk_, cursor_);
-    bool was_in_doubt = stream.in_doubt;
-    stream.in_doubt = true;
+    ++repairs_; // part of the marker, and so of what Redis may lose
+    seal(hold_chunk_, cursor_, cursor_);
+    stream.in_doubt = true; // until every reply was seen
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return sent::lost;
-    stream.in_doubt = was_in_doubt;
     bool settled[max_chunk_events] = {};
     sent result = judge(hold_chunk_, settled);
     if (result == sent::lost)
@@ -164,6 +172,7 @@ sent dispatcher::retry(stream_state &stream) {
     int done = 0;
     while (done < hold_chunk_.count && (result == sent::good || settled[done]))
         ++done;
+    ++stream.released;
     if (done > 0) {
         position behind = hold_chunk_.entries[done - 1].event;
         ++behind.n;
@@ -180,7 +189,7 @@ sent dispatcher::retry(stream_state &stream) {
 
 // Gives the tried events up: they become dead letters, and what is behind them gets attempts of its own.
 void dispatcher::bury(stream_state &stream) {
-    auto *ids = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t) * max_chunk_events));
+    auto *keys = static_cast<state::event_key *>(palloc(sizeof(state::event_key) * max_chunk_events));
     int64 buried = 0;
     for (bool more = true; more;) {
         int count = 0;
@@ -193,22 +202,22 @@ void dispatcher::bury(stream_state &stream) {
                 return false;
             }
             last = where;
-            if (!is_settled(event.event_id)) {
+            if (!is_settled(event)) {
                 state::add_dead_letter(sink_id_, event, place_of(event.topic, where), stream);
-                ids[count++] = *event.event_id;
+                keys[count++] = {*event.event_id, event.seq};
                 bytes += event.payload.size();
             }
             return true;
         });
         // Only now are they recorded; until then a crash would have them tried again.
         for (int i = 0; i < count; ++i)
-            settle(&ids[i]);
+            settle(keys[i]);
         buried += count;
         if (!more)
             last = stream.tried;
         stream.held_from = {last.ms, last.n + 1};
     }
-    pfree(ids);
+    pfree(keys);
     ereport(WARNING,
             errmsg("%lld events of stream \"outbox:{%s}\" of sink \"%s\" are dead letters after %d attempts: %s",
                    static_cast<long long>(buried), stream.topic, sink_.name, stream.attempts, stream.error),

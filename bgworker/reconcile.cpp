@@ -9,6 +9,7 @@
 
 #include "bgworker/dispatcher.hpp"
 #include "bgworker/entry.hpp"
+#include "bgworker/reply.hpp"
 #include "bgworker/resp.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
@@ -20,13 +21,20 @@ namespace outbox {
 
 constexpr int streams_at_once = 32; // XINFO and XRANGE answer with whole entries
 
-// "<incarnation>:<ms>-<n>"
-static bool parse_marker(std::string_view text, std::string_view &incarnation, position &at) {
-    auto colon = text.find(':');
-    if (colon == std::string_view::npos)
-        return false;
-    incarnation = text.substr(0, colon);
-    return parse(text.substr(colon + 1), at);
+// "<incarnation>:<ms>-<n>:<repairs>:<in doubt>", see dispatcher::seal()
+static bool parse_marker(std::string_view text, position &at, int64 &repairs, int64 &in_doubt) {
+    auto field = [&text] {
+        auto end = std::min(text.find(':'), text.size());
+        auto found = text.substr(0, end);
+        text = text.substr(std::min(end + 1, text.size()));
+        return found;
+    };
+    auto number = [](std::string_view digits, int64 &value) {
+        auto end = digits.data() + digits.size();
+        return std::from_chars(digits.data(), end, value).ptr == end && !digits.empty();
+    };
+    field();
+    return parse(field(), at) && number(field(), repairs) && number(field(), in_doubt);
 }
 
 static std::string_view text_of(const redisReply &reply) {
@@ -66,6 +74,44 @@ stream_state **dispatcher::all_streams(int &count) const {
     return streams;
 }
 
+// An error that is not about the one stream: without the right to look, nothing can be concluded.
+bool dispatcher::is_sinks_fault(const redisReply &reply) {
+    if (reply.type != REDIS_REPLY_ERROR || blame_for(reply.str, false) != blame::sink)
+        return false;
+    link_.fail(pstrdup(reply.str));
+    return true;
+}
+
+// While healing: a stream that looks long enough may have been made so by others, who appended after the loss. Is the last
+// entry that was confirmed to us there? If not, and it was not trimmed, it is lost.
+bool dispatcher::look_for_tails() {
+    int count;
+    stream_state **streams = all_streams(count);
+    for (int i = 0; i < count; ++i) {
+        stream_state &stream = *streams[i];
+        if (stream.lost || !stream.exists || stream.tail.ms == 0)
+            continue;
+        cpp_call([&] {
+            char text[position_text_size];
+            std::string_view id(text, print(stream.tail, text));
+            commands_->clear();
+            append_xrange(*commands_, stream.name(), id, id, 1);
+        });
+        if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
+            return false;
+        const redisReply &found = link_.reply(0);
+        bool absent = found.type == REDIS_REPLY_ARRAY && found.elements == 0;
+        bool never_there = stream.whole || (stream.first.ms > 0 && stream.first <= stream.tail && stream.deleted < stream.tail);
+        if (absent && never_there) {
+            stream.lost = true;
+            stream.floor = {};
+            heal_from_ = {};
+        }
+    }
+    pfree(streams);
+    return true;
+}
+
 // Asks Redis for the last ID of every stream that we know, and settles which events must not be sent again.
 bool dispatcher::look_at_streams() {
     int count;
@@ -81,7 +127,10 @@ bool dispatcher::look_at_streams() {
             return false;
         for (int i = begin; i < end; ++i) {
             stream_state &stream = *streams[i];
-            stream_info info = read_stream_info(link_.reply(static_cast<std::size_t>(i - begin)));
+            const redisReply &reply = link_.reply(static_cast<std::size_t>(i - begin));
+            if (is_sinks_fault(reply))
+                return false;
+            stream_info info = read_stream_info(reply);
             stream.exists = info.exists;
             stream.lost = false;
             // In the middle of healing, what was found to be there still is.
@@ -102,8 +151,9 @@ bool dispatcher::look_at_streams() {
                 if (stream.lost)
                     heal_from_ = std::min(heal_from_, fewer ? position{} : info.last);
             } else if (is_short && stream.tail <= believed_ && cursor_ >= heal_until_) {
-                // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo.
-                stream.floor = believed_;
+                // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo; but what is
+                // in doubt may have been refused because of it.
+                stream.floor = doubt_from_;
                 ++stats_.errors;
                 ereport(WARNING,
                         errmsg("stream \"outbox:{%s}\" of sink \"%s\" has lost its entries up to %lld-%lld",
@@ -114,6 +164,12 @@ bool dispatcher::look_at_streams() {
             }
             stream.top = info.last;
             stream.added = info.entries_added;
+            stream.whole = info.is_whole();
+            stream.first = info.first;
+            stream.deleted = info.knows_deleted ? info.deleted : position{PG_INT64_MAX, 0};
+            // Held events are not in Redis, wherever they lie.
+            if (stream.held)
+                stream.floor = std::min(stream.floor, position{stream.held_from.ms, stream.held_from.n - 1});
         }
     }
     pfree(streams);
@@ -143,7 +199,7 @@ void dispatcher::accept_look() {
 bool dispatcher::match_entries_of_others() {
     HASHCTL control = {};
     control.keysize = sizeof(pg_uuid_t);
-    control.entrysize = sizeof(pg_uuid_t);
+    control.entrysize = sizeof(state::event_key);
     control.hcxt = round_;
     HTAB *candidates = hash_create("outbox unpublished events", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
@@ -156,9 +212,9 @@ bool dispatcher::match_entries_of_others() {
     bool known = last_tick_before(sink_id_, cursor_.ms, before) && before.anchor == storage::anchor();
     state::load_unpublished(
         known ? before.snapshot : nullptr,
-        [](void *argument, const pg_uuid_t *event_id, std::string_view topic) {
+        [](void *argument, const state::event_key &key, std::string_view topic) {
             auto *into = static_cast<both *>(argument);
-            hash_search(into->candidates, event_id, HASH_ENTER, nullptr);
+            *static_cast<state::event_key *>(hash_search(into->candidates, &key.id, HASH_ENTER, nullptr)) = key;
             into->self->stream_of(topic); // a topic that a restored database has no tail for
         },
         &to);
@@ -177,7 +233,7 @@ bool dispatcher::match_entries_of_others() {
                 append_xrange(*commands_, streams[i]->name(), from.n < 0 ? exclusive.substr(1) : exclusive, "+",
                               streams_at_once);
             });
-            if (!link_.ask(*commands_, 1))
+            if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
                 return false;
             const redisReply &page = link_.reply(0);
             more = page.type == REDIS_REPLY_ARRAY && page.elements > 0;
@@ -190,10 +246,13 @@ bool dispatcher::match_entries_of_others() {
                     more = false;
                     break;
                 }
-                if (!read_event_id(*page.element[k], id.data) || !hash_search(candidates, &id, HASH_FIND, nullptr))
+                if (!read_event_id(*page.element[k], id.data))
                     continue;
-                state::add_placed(sink_id_, &id, streams[i]->name(), from);
-                settle(&id);
+                auto *ours = static_cast<state::event_key *>(hash_search(candidates, &id, HASH_FIND, nullptr));
+                if (!ours)
+                    continue;
+                state::add_placed(sink_id_, *ours, streams[i]->name(), from);
+                settle(*ours);
                 ++placed;
             }
             commit_transaction();
@@ -210,19 +269,19 @@ bool dispatcher::match_entries_of_others() {
 
 // Compare-and-set: EXEC is refused when somebody has touched the marker since WATCH. Also the last word of a dead connection
 // of ours is refused from here on.
-bool dispatcher::take_over(position marker, bool &refused) {
+bool dispatcher::take_over(position marker, position settled, bool &refused) {
     marker_ = {};
     leased_at_ = 0;
     begin(hold_chunk_);
-    seal(hold_chunk_, marker);
+    seal(hold_chunk_, marker, settled);
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return false;
     const redisReply &exec = link_.reply(link_.received() - 3);
     refused = exec.type == REDIS_REPLY_NIL;
     if (refused)
         return false;
-    bool settled[max_chunk_events];
-    return judge(hold_chunk_, settled) == sent::good;
+    bool none[max_chunk_events];
+    return judge(hold_chunk_, none) == sent::good;
 }
 
 bool dispatcher::reconcile() {
@@ -260,11 +319,12 @@ bool dispatcher::reconcile() {
             return false;
         }
 
-        std::string_view incarnation;
         position at;
-        bool marked = parse_marker(marker, incarnation, at);
+        int64 repairs = 0, in_doubt = 0;
+        bool marked = parse_marker(marker, at, repairs, in_doubt);
         bool was_used = cursor_.ms > 0;
-        healing_ = was_used && (!marked || at < cursor_);
+        // Fewer repairs than we have made: they are lost, though the position is the same.
+        healing_ = was_used && (!marked || at < cursor_ || repairs < repairs_);
         bool ahead = false;
         if (marked && at.ms > 0 && at > cursor_) {
             begin_transaction();
@@ -282,24 +342,27 @@ bool dispatcher::reconcile() {
         heal_from_ = cursor_;
         // Without a marker it could be anything that was ever in a tick.
         believed_ = ahead ? cursor_ : marked ? at : position{recorded_ms_, PG_INT64_MAX};
-        if (!look_at_streams())
+        doubt_from_ = marked && !ahead ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - in_doubt)})
+                                       : cursor_;
+        if (!look_at_streams() || (healing_ && !look_for_tails()))
             return false;
-        if (healing_) {
-            from = marked ? at : heal_from_;
-        } else if (marked && !ahead) {
-            from = std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - max_chunk_span)});
-        }
+        // Not even the marker says that everything up to it is there: a held stream is released behind it.
+        if (healing_)
+            from = marked ? std::min(at, heal_from_) : heal_from_;
+        else
+            from = doubt_from_;
         if (healing_ && from >= cursor_)
             healing_ = false; // the marker alone was gone
         position claimed = ahead ? cursor_ : healing_ ? from : marked ? at : cursor_;
 
         bool refused = false;
-        if (!take_over(claimed, refused)) {
+        if (!take_over(claimed, from, refused)) {
             if (refused)
                 continue;
             return false;
         }
         marker_ = claimed;
+        repairs_ = std::max(repairs_, repairs);
         accept_look();
         if (sink_.take_over) {
             begin_transaction();

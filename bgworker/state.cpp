@@ -134,7 +134,7 @@ int64 highest_ms(int sink_id) {
 
 void load_streams(int sink_id, stream_callback add, void *to) {
     uint64 rows = run("SELECT topic, ms, n, appended, held_ms, held_n, tried_ms, tried_n, attempts, retry_at, "
-                      "failed_at, last_error FROM outbox.stream WHERE sink_id = $1",
+                      "failed_at, last_error, released FROM outbox.stream WHERE sink_id = $1",
                       {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i) {
         stream_state stream = {};
@@ -142,8 +142,9 @@ void load_streams(int sink_id, stream_callback add, void *to) {
         strlcpy(stream.topic, TextDatumGetCString(column(i, 1)), sizeof stream.topic);
         stream.tail = {DatumGetInt64(column(i, 2)), DatumGetInt64(column(i, 3))};
         stream.appended = DatumGetInt64(column(i, 4));
+        stream.released = DatumGetInt64(column(i, 13));
         Datum held = column(i, 5, null);
-        stream.held = !null;
+        stream.held = stream.in_doubt = !null;
         if (stream.held) {
             stream.held_from = {DatumGetInt64(held), DatumGetInt64(column(i, 6))};
             stream.tried = {DatumGetInt64(column(i, 7)), DatumGetInt64(column(i, 8))};
@@ -161,30 +162,32 @@ void load_streams(int sink_id, stream_callback add, void *to) {
 
 void save_stream(int sink_id, const stream_state &stream) {
     if (!stream.held) {
-        execute("INSERT INTO outbox.stream (sink_id, topic, ms, n, appended) VALUES ($1, $2, $3, $4, $5) "
-                "ON CONFLICT (sink_id, topic) DO UPDATE SET ms = $3, n = $4, appended = $5, held_ms = NULL, "
+        execute("INSERT INTO outbox.stream (sink_id, topic, ms, n, appended, released) VALUES ($1, $2, $3, $4, $5, $6) "
+                "ON CONFLICT (sink_id, topic) DO UPDATE SET ms = $3, n = $4, appended = $5, released = $6, held_ms = NULL, "
                 "held_n = NULL, tried_ms = NULL, tried_n = NULL, attempts = 0, retry_at = NULL, failed_at = NULL, "
                 "last_error = NULL",
-                {of(sink_id), of(stream.name()), of(stream.tail.ms), of(stream.tail.n), of(stream.appended)});
+                {of(sink_id), of(stream.name()), of(stream.tail.ms), of(stream.tail.n), of(stream.appended),
+                 of(stream.released)});
         return;
     }
     execute("INSERT INTO outbox.stream (sink_id, topic, ms, n, appended, held_ms, held_n, tried_ms, tried_n, "
-            "attempts, retry_at, failed_at, last_error) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) "
+            "attempts, retry_at, failed_at, last_error, released) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) "
             "ON CONFLICT (sink_id, topic) DO UPDATE SET ms = $3, n = $4, appended = $5, held_ms = $6, held_n = $7, "
-            "tried_ms = $8, tried_n = $9, attempts = $10, retry_at = $11, failed_at = $12, last_error = $13",
+            "tried_ms = $8, tried_n = $9, attempts = $10, retry_at = $11, failed_at = $12, last_error = $13, "
+            "released = $14",
             {of(sink_id), of(stream.name()), of(stream.tail.ms), of(stream.tail.n), of(stream.appended),
              of(stream.held_from.ms), of(stream.held_from.n), of(stream.tried.ms), of(stream.tried.n),
              of(stream.attempts), time_or_null(stream.retry_at), time_or_null(stream.failed_at),
-             of(std::string_view(stream.error))});
+             of(std::string_view(stream.error)), of(stream.released)});
 }
 
-void load_settled(int sink_id, id_callback add, void *to) {
-    uint64 rows = run("SELECT event_id FROM outbox.placed WHERE sink_id = $1 UNION "
-                      "SELECT event_id FROM outbox.dead_letter WHERE sink_id = $1",
+void load_settled(int sink_id, key_callback add, void *to) {
+    uint64 rows = run("SELECT event_id, seq FROM outbox.placed WHERE sink_id = $1 UNION "
+                      "SELECT event_id, seq FROM outbox.dead_letter WHERE sink_id = $1",
                       {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i)
-        add(to, DatumGetUUIDP(column(i, 1)));
+        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 2))});
     finish();
 }
 
@@ -213,10 +216,10 @@ void add_move(int sink_id, int64 ms, const move &added) {
             {of(sink_id), of(ms), of(std::string_view(added.topic)), of(added.n), of(added.upto_n), of(added.to_ms)});
 }
 
-void add_placed(int sink_id, const pg_uuid_t *event_id, std::string_view topic, position where) {
-    execute("INSERT INTO outbox.placed (sink_id, event_id, topic, ms, n) VALUES ($1, $2, $3, $4, $5) "
+void add_placed(int sink_id, const event_key &key, std::string_view topic, position where) {
+    execute("INSERT INTO outbox.placed (sink_id, event_id, topic, ms, n, seq) VALUES ($1, $2, $3, $4, $5, $6) "
             "ON CONFLICT DO NOTHING",
-            {of(sink_id), of(event_id), of(topic), of(where.ms), of(where.n)});
+            {of(sink_id), of(&key.id), of(topic), of(where.ms), of(where.n), of(key.seq)});
 }
 
 void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream) {
@@ -226,27 +229,27 @@ void add_dead_letter(int sink_id, const event_row &event, position where, const 
         return present ? of(value) : std::pair<Oid, Datum>{InvalidOid, 0};
     };
     execute("INSERT INTO outbox.dead_letter (sink_id, event_id, topic, event_type, aggregate_type, aggregate_id, "
-            "version, occurred_at, headers, payload, position, attempts, error, failed_at) "
-            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+            "version, occurred_at, headers, payload, position, attempts, error, failed_at, seq) "
+            "VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
             {of(sink_id), of(event.event_id), of(event.topic), of(event.event_type),
              optional(event.has_aggregate_type, event.aggregate_type),
              optional(event.has_aggregate_id, event.aggregate_id), of(event.version),
              {TIMESTAMPTZOID, TimestampTzGetDatum(event.occurred_at)}, optional(event.has_headers, event.headers),
              of(event.payload), of(std::string_view(text, length)), of(stream.attempts),
-             of(std::string_view(stream.error)), time_or_null(stream.failed_at)});
+             of(std::string_view(stream.error)), time_or_null(stream.failed_at), of(event.seq)});
 }
 
 void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to) {
     std::pair<Oid, Datum> snapshot = {PG_SNAPSHOTOID, PointerGetDatum(published)};
     uint64 rows = published
-                      ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)) FROM outbox.stored_event "
+                      ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq FROM outbox.stored_event "
                             "WHERE anchor = $2 AND xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(xid, $1)",
                             {snapshot, of(storage::anchor())})
-                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)) FROM outbox.stored_event",
+                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq FROM outbox.stored_event",
                             {});
     for (uint64 i = 0; i < rows; ++i) {
         text *topic = DatumGetTextPP(column(i, 2));
-        add(to, DatumGetUUIDP(column(i, 1)), view_of(topic));
+        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 3))}, view_of(topic));
     }
     finish();
 }

@@ -44,19 +44,25 @@ using stream_callback = void (*)(void *to, const stream_state &loaded);
 void load_streams(int sink_id, stream_callback add, void *to);
 void save_stream(int sink_id, const stream_state &stream);
 
-using id_callback = void (*)(void *to, const pg_uuid_t *event_id);
-void load_settled(int sink_id, id_callback add, void *to);
+// An event as it is known for good: its id alone may be used again.
+struct event_key {
+    pg_uuid_t id;
+    int64 seq;
+};
+
+using key_callback = void (*)(void *to, const event_key &key);
+void load_settled(int sink_id, key_callback add, void *to);
 
 bool has_moves(int sink_id);
 // Those of one batch, oldest first, at most `limit`; in the current memory context.
 move *load_moves(int sink_id, int64 ms, int &count);
 void add_move(int sink_id, int64 ms, const move &added);
 
-void add_placed(int sink_id, const pg_uuid_t *event_id, std::string_view topic, position where);
+void add_placed(int sink_id, const event_key &key, std::string_view topic, position where);
 void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream);
 
 // Event ids and topics that the snapshot does not see; the worker asks when Redis is ahead of this database.
-using candidate_callback = void (*)(void *to, const pg_uuid_t *event_id, std::string_view topic);
+using candidate_callback = void (*)(void *to, const event_key &key, std::string_view topic);
 void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to);
 
 // Anchors other than ours that have events, and the end of their transactions.

@@ -15,6 +15,8 @@ struct stream_state {
     bool dirty;           // the two above are newer than what is stored
     position top;         // the last entry ID of the stream, ours or not, as Redis said; not stored
     int64 added;          // the entries that it has counted, or -1; not stored
+    bool whole;           // nothing was ever taken out of it
+    position first, deleted; // its first entry, and the highest that was deleted
     bool exists;          // seen since the last reconciliation: XADD goes with NOMKSTREAM
     position floor;       // events up to here are not sent again (reconciliation found them settled)
     bool lost;            // Redis lost entries of it: an entry that is not there was not trimmed, it is missing
@@ -22,7 +24,8 @@ struct stream_state {
     // A stream that refuses entries is held from its first failed event on, so that nothing overtakes it.
     bool held;
     position held_from;
-    bool in_doubt;        // the last attempt's replies were lost
+    bool in_doubt;        // an attempt's replies may have been lost
+    int64 released;       // chunks of held events that were appended, ever
     position tried; // the last event of the attempts counted here
     int attempts;
     TimestampTz retry_at;

@@ -34,7 +34,7 @@ static bool find(int sink_id, StrategyNumber strategy, RegProcedure comparison, 
     int64 best = 0;
     PushActiveSnapshot(GetLatestSnapshot());
     for (int i = 0; i < storage::partitions; ++i) {
-        storage::partition part = storage::open(relations.tick[i], relations.tick_index[i], AccessShareLock);
+        storage::partition part = storage::open_ticks(relations, i);
         if (!part.table)
             continue;
         ScanKeyData keys[2];
@@ -96,8 +96,7 @@ const stored_snapshot *active_snapshot() {
 
 void insert_tick(int sink_id, const tick &recorded, position cursor) {
     const storage::relations &relations = storage::require();
-    int i = relations.current();
-    storage::partition part = storage::open(relations.tick[i], relations.tick_index[i], RowExclusiveLock);
+    Relation table = storage::open_for_append(relations.tick[relations.current()]);
     Datum values[column::count];
     bool nulls[column::count] = {};
     values[column::sink_id] = Int32GetDatum(sink_id);
@@ -107,9 +106,8 @@ void insert_tick(int sink_id, const tick &recorded, position cursor) {
     values[column::cursor_ms] = Int64GetDatum(cursor.ms);
     values[column::cursor_n] = Int64GetDatum(cursor.n);
     values[column::snapshot] = PointerGetDatum(recorded.snapshot);
-    static const int keys[] = {column::sink_id, column::ms};
-    storage::append(part, values, nulls, keys, 2);
-    part.close();
+    storage::append(table, values, nulls);
+    table_close(table, NoLock);
 }
 
 } // namespace outbox

@@ -60,8 +60,13 @@ static void check_length(std::string_view value, const char *name, int limit) {
 
 // The worker sends UTF-8. Where the server cannot convert, what is stored must be UTF-8 already.
 static void check_encoding(std::string_view value, const char *name) {
-    if (GetDatabaseEncoding() == PG_SQL_ASCII &&
-        !pg_verify_mbstr(PG_UTF8, value.data(), static_cast<int>(value.size()), true))
+    int encoding = GetDatabaseEncoding();
+    if (encoding == PG_UTF8)
+        return;
+    // What has no UTF-8 equivalent must fail here, and not in the worker.
+    if (encoding != PG_SQL_ASCII)
+        pg_server_to_any(value.data(), static_cast<int>(value.size()), PG_UTF8);
+    else if (!pg_verify_mbstr(PG_UTF8, value.data(), static_cast<int>(value.size()), true))
         ereport(ERROR, errcode(ERRCODE_CHARACTER_NOT_IN_REPERTOIRE),
                 errmsg("%s is not valid UTF-8", name),
                 errdetail("Events are published as UTF-8, and a database with encoding SQL_ASCII cannot convert."),
@@ -207,19 +212,19 @@ static void warn_without_worker() {
 
 // Opens the partition that is written to now. The lock may have waited for the worker to move on or for DROP EXTENSION, so
 // what was looked up before it is checked after it.
-static storage::partition open_current() {
+static Relation open_current() {
     for (;;) {
         const storage::relations &before = storage::require();
         int64 generation = before.generation;
         // DROP EXTENSION comes by the sequence before the partitions; in the same order neither can wait for the other.
         LockRelationOid(before.event_seq, RowExclusiveLock);
         Oid table = before.event[before.current()];
-        storage::partition target =
-            storage::open(table, before.event_index[before.current()], RowExclusiveLock);
+        Relation target = storage::open_for_append(table);
         const storage::relations &after = storage::require();
-        if (target.table && after.generation == generation && after.event[after.current()] == table)
+        if (target && after.generation == generation && after.event[after.current()] == table)
             return target;
-        target.close();
+        if (target)
+            table_close(target, NoLock);
         CHECK_FOR_INTERRUPTS();
     }
 }
@@ -290,13 +295,12 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     values[event_column::event_id] = UUIDPGetDatum(event_id);
     values[event_column::anchor] = Int32GetDatum(anchor());
 
-    partition target = open_current();
+    Relation target = open_current();
     // The transaction id before the sequence number: within a batch, seq must not run ahead of it.
     values[event_column::xid] = FullTransactionIdGetDatum(GetTopFullTransactionId());
     values[event_column::seq] = Int64GetDatum(next_seq(require()));
-    static const int keys[] = {event_column::xid, event_column::seq};
-    append(target, values, nulls, keys, 2);
-    target.close();
+    append(target, values, nulls);
+    table_close(target, NoLock);
 
     wake_at_commit();
     warn_without_worker();

@@ -56,11 +56,8 @@ const relations *find() {
     cached.event_seq = get_relname_relid("event_seq", cached.schema);
     for (int i = 0; i < partitions; ++i) {
         cached.event[i] = numbered("event_%d", i);
-        cached.event_index[i] = numbered("event_%d_xid_seq", i);
         cached.tick[i] = numbered("tick_%d", i);
-        cached.tick_index[i] = numbered("tick_%d_sink_ms", i);
-        if (!OidIsValid(cached.event[i]) || !OidIsValid(cached.event_index[i]) ||
-            !OidIsValid(cached.tick[i]) || !OidIsValid(cached.tick_index[i]))
+        if (!OidIsValid(cached.event[i]) || !OidIsValid(cached.tick[i]))
             return nullptr;
     }
     if (!OidIsValid(cached.ring) || !OidIsValid(cached.event_seq))
@@ -104,33 +101,76 @@ void partition::close() {
     *this = {};
 }
 
-partition open(Oid table, Oid index, LOCKMODE mode) {
+// The index whose keys are the two columns, in that order.
+static partition open(Oid table, int first, int second) {
     partition opened;
-    opened.table = try_relation_open(table, mode);
-    if (opened.table)
-        opened.index = index_open(index, mode);
+    opened.table = try_relation_open(table, AccessShareLock);
+    if (!opened.table)
+        return opened;
+    List *indexes = RelationGetIndexList(opened.table);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+        Form_pg_index form = index->rd_index;
+        if (form->indisvalid && form->indnkeyatts == 2 && form->indkey.values[0] == first + 1 &&
+            form->indkey.values[1] == second + 1 && RelationGetIndexPredicate(index) == NIL) {
+            opened.index = index;
+            break;
+        }
+        index_close(index, NoLock);
+    }
+    list_free(indexes);
+    if (!opened.index)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("index of outbox table \"%s\" is missing or invalid", RelationGetRelationName(opened.table)),
+                errhint("Run REINDEX TABLE outbox.%s.", RelationGetRelationName(opened.table)));
     return opened;
 }
 
-void append(const partition &target, Datum *values, bool *nulls, const int *keys, int key_count) {
-    TupleDesc description = RelationGetDescr(target.table);
+partition open_events(const relations &relations, int number) {
+    return open(relations.event[number], event_column::xid, event_column::seq);
+}
+
+partition open_ticks(const relations &relations, int number) {
+    return open(relations.tick[number], tick_column::sink_id, tick_column::ms);
+}
+
+Relation open_for_append(Oid table) { return try_relation_open(table, RowExclusiveLock); }
+
+void append(Relation table, const Datum *values, const bool *nulls) {
+    TupleDesc description = RelationGetDescr(table);
     TupleTableSlot *slot = MakeSingleTupleTableSlot(description, &TTSOpsVirtual);
     for (int i = 0; i < description->natts; ++i) {
         slot->tts_values[i] = values[i];
         slot->tts_isnull[i] = nulls[i];
     }
     ExecStoreVirtualTuple(slot);
-    table_tuple_insert(target.table, slot, GetCurrentCommandId(true), 0, nullptr);
+    table_tuple_insert(table, slot, GetCurrentCommandId(true), 0, nullptr);
 
-    Datum key_values[INDEX_MAX_KEYS];
-    bool key_nulls[INDEX_MAX_KEYS];
-    for (int i = 0; i < key_count; ++i) {
-        key_values[i] = values[keys[i]];
-        key_nulls[i] = nulls[keys[i]];
+    // Mostly one. While REINDEX CONCURRENTLY builds another, rows must reach that one, too.
+    List *indexes = RelationGetIndexList(table);
+    ListCell *cell;
+    foreach (cell, indexes) {
+        Relation index = index_open(lfirst_oid(cell), RowExclusiveLock);
+        IndexInfo *info = BuildIndexInfo(index);
+        if (info->ii_Expressions != NIL || info->ii_Predicate != NIL)
+            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("index \"%s\" on outbox table \"%s\" is not supported", RelationGetRelationName(index),
+                           RelationGetRelationName(table)),
+                    errdetail("It has an expression or a predicate."), errhint("Drop the index."));
+        if (info->ii_ReadyForInserts) {
+            Datum keys[INDEX_MAX_KEYS];
+            bool null_keys[INDEX_MAX_KEYS];
+            for (int i = 0; i < info->ii_NumIndexAttrs; ++i) {
+                keys[i] = values[info->ii_IndexAttrNumbers[i] - 1];
+                null_keys[i] = nulls[info->ii_IndexAttrNumbers[i] - 1];
+            }
+            index_insert(index, keys, null_keys, &slot->tts_tid, table,
+                         index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false, info);
+        }
+        index_close(index, NoLock);
     }
-    index_insert(target.index, key_values, key_nulls, &slot->tts_tid, target.table,
-                 target.index->rd_index->indisunique ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO, false,
-                 BuildIndexInfo(target.index));
+    list_free(indexes);
     ExecDropSingleTupleTableSlot(slot);
 }
 

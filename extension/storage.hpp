@@ -23,9 +23,7 @@ struct relations {
     Oid ring;
     Oid event_seq;
     Oid event[partitions];
-    Oid event_index[partitions];
     Oid tick[partitions];
-    Oid tick_index[partitions];
     int64 generation;       // of the ring
     TimestampTz started_at; // of that generation; 0 for the first
 
@@ -43,8 +41,7 @@ const relations &require();
 // nothing here.
 int32 anchor();
 
-// A table and the one index on it, locked until the transaction ends. An emitter takes the lock in every call: one taken in
-// a savepoint is gone after ROLLBACK TO, and without it TRUNCATE could pass a row that nobody has read.
+// A table and the index to read it by, locked until the transaction ends.
 struct partition {
     Relation table = nullptr;
     Relation index = nullptr;
@@ -52,11 +49,17 @@ struct partition {
     void close();
 };
 
-// The partition is null when the table was dropped meanwhile.
-partition open(Oid table, Oid index, LOCKMODE mode);
+// Null when the table was dropped meanwhile. The index is found by its columns and not by name: REINDEX CONCURRENTLY puts
+// another in its place.
+partition open_events(const relations &relations, int number);
+partition open_ticks(const relations &relations, int number);
 
-// Appends a row whose first `indexed` key columns are given by number.
-void append(const partition &target, Datum *values, bool *nulls, const int *keys, int key_count);
+// The table to append to, null when it was dropped. An emitter takes the lock in every call: one taken in a savepoint is gone
+// after ROLLBACK TO, and without it TRUNCATE could pass a row that nobody has read.
+Relation open_for_append(Oid table);
+
+// Appends a row, also to every index that wants it.
+void append(Relation table, const Datum *values, const bool *nulls);
 
 // The next number of the sequence, without a look at the caller's privileges.
 int64 next_seq(const relations &relations);

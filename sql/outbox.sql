@@ -148,6 +148,7 @@ CREATE TABLE outbox.stream (
     retry_at timestamptz,
     failed_at timestamptz,
     last_error text,
+    released bigint NOT NULL DEFAULT 0,
     PRIMARY KEY (sink_id, topic)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.stream IS 'last position known to be in each stream, and from where on a failing stream is held';
@@ -171,7 +172,8 @@ CREATE TABLE outbox.placed (
     topic text NOT NULL,
     ms bigint NOT NULL,
     n bigint NOT NULL,
-    PRIMARY KEY (sink_id, event_id)
+    seq bigint NOT NULL,
+    PRIMARY KEY (sink_id, event_id, seq)
 );
 COMMENT ON TABLE outbox.placed IS 'events found in a stream, appended by a server that this one was restored or promoted from';
 
@@ -191,7 +193,8 @@ CREATE TABLE outbox.dead_letter (
     error text NOT NULL,
     failed_at timestamptz NOT NULL,
     dead_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-    PRIMARY KEY (sink_id, event_id, position)
+    seq bigint NOT NULL,
+    PRIMARY KEY (sink_id, event_id, seq)
 );
 COMMENT ON TABLE outbox.dead_letter IS 'events that could not be appended, with what led there';
 COMMENT ON COLUMN outbox.dead_letter.position IS 'where the event would have been in its stream';
@@ -321,13 +324,12 @@ CREATE VIEW outbox.event AS
     CROSS JOIN LATERAL (SELECT COALESCE(e.topic, pg_catalog.split_part(e.event_type, '.', 1)) AS topic) t
     JOIN outbox.sink_cursor c ON c.sink_id = 1
     CROSS JOIN LATERAL outbox.locate(c.sink_id, e.anchor, e.xid, e.seq) l
-    LEFT JOIN outbox.placed p ON p.sink_id = c.sink_id AND p.event_id = e.event_id
+    LEFT JOIN outbox.placed p ON p.sink_id = c.sink_id AND p.event_id = e.event_id AND p.seq = e.seq
     LEFT JOIN LATERAL (SELECT m.to_ms FROM outbox.move m
                         WHERE m.sink_id = c.sink_id AND m.ms = l.ms AND m.topic = t.topic AND l.n BETWEEN m.n AND m.upto_n
                         ORDER BY m.to_ms DESC LIMIT 1) m ON true
     CROSS JOIN LATERAL (SELECT COALESCE(p.ms, m.to_ms, l.ms) AS ms, COALESCE(p.n, l.n) AS n) at
-    LEFT JOIN outbox.dead_letter d ON d.sink_id = c.sink_id AND d.event_id = e.event_id
-                                  AND d.position = at.ms || '-' || at.n
+    LEFT JOIN outbox.dead_letter d ON d.sink_id = c.sink_id AND d.event_id = e.event_id AND d.seq = e.seq
     LEFT JOIN outbox.stream s ON s.sink_id = c.sink_id AND s.topic = t.topic AND s.held_ms IS NOT NULL
     CROSS JOIN LATERAL (SELECT CASE
                WHEN d.event_id IS NOT NULL THEN 'dead_letter'

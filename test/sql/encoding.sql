@@ -36,6 +36,25 @@ SELECT count(outbox.emit('encoding.latin1', U&'"gr\00FCn"', aggregate_id => U&'\
 SELECT encode(convert_to(payload, 'UTF8'), 'hex') AS payload, encode(convert_to(aggregate_id, 'UTF8'), 'hex') AS aggregate_id,
     encode(convert_to(headers, 'UTF8'), 'hex') AS headers
 FROM outbox.stored_event;
+
+-- what has no place in UTF-8 is refused here, and not found by the worker
+CREATE DATABASE regress_outbox_win1252 TEMPLATE template0 ENCODING 'WIN1252' LC_COLLATE 'C' LC_CTYPE 'C';
+\c regress_outbox_win1252
+CREATE EXTENSION outbox;
+SELECT outbox.emit('encoding.text', E'"\x81"');
+\set VERBOSITY sqlstate
+SELECT outbox.emit('encoding.json', E'"\x81"'::json);
+SELECT outbox.emit('encoding.jsonb', E'"\x81"'::jsonb);
+SELECT outbox.emit('encoding.aggregate_id', '{}', aggregate_id => E'\x81');
+SELECT outbox.emit('encoding.aggregate_type', '{}', aggregate_type => E'\x81');
+SELECT outbox.emit('encoding.headers', '{}', headers => E'{"h": "\x81"}');
+SET outbox.headers = E'{"h": "\x81"}';
+SELECT outbox.emit('encoding.headers', '{}');
+RESET outbox.headers;
+\set VERBOSITY default
+SELECT count(outbox.emit('encoding.win1252', E'"\x80"'));
+SELECT encode(convert_to(payload, 'UTF8'), 'hex') AS payload FROM outbox.stored_event;
 \c regression
+DROP DATABASE regress_outbox_win1252;
 DROP DATABASE regress_outbox_ascii;
 DROP DATABASE regress_outbox_latin1;

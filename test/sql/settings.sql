@@ -44,7 +44,6 @@ ALTER SYSTEM SET outbox.enabled = perhaps;
 SET outbox.nonsense = 1;
 \set VERBOSITY sqlstate
 SHOW outbox.nonsense;
-ALTER SYSTEM SET outbox.nonsense = 1;
 \set VERBOSITY default
 
 -- a URL that leads nowhere is refused; the message never quotes it

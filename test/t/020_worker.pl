@@ -77,13 +77,13 @@ for my $signal (qw(KILL TERM)) {
 $node->restart;
 my $offset = -s $node->logfile;
 my $pid = wait_for_worker($node);
-my $backend = sql('SELECT pg_postmaster_start_time()');
+my $started = sql('SELECT pg_postmaster_start_time()');
 sql("SELECT pg_terminate_backend($pid)");
 ok(in_time(1, sub { is_gone($pid) }), 'a worker that waits for events ends within a second');
 ok(in_time(2, sub { (worker_pid($node) // $pid) != $pid }), 'and another one is there in no time');
 emit_some($node, 10);
 ok(flush($node), 'which does its work');
-is(sql('SELECT pg_postmaster_start_time()'), $backend, 'and the server did not restart');
+is(sql('SELECT pg_postmaster_start_time()'), $started, 'and the server did not restart');
 ok(!log_has($node, qr/terminating any other active server processes/, $offset), 'nor did its sessions end');
 
 # however Redis behaves

@@ -187,7 +187,6 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
         $redis->start;
         poll_until(sub { $redis->published > $published }, 'events are published again');
     }
-    my $pid = worker_pid($node);
     $redis->kill9;
     kill_worker($node);
     $redis->start;
@@ -219,6 +218,17 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
     }
     $load->stop;
     settled($node, $redis, 'FLUSHALL under load, again and again');
+
+    # the worker that heals is ended before it is done
+    for my $signal (qw(TERM KILL)) {
+        $redis->cmd('FLUSHALL');
+        my $pid = wait_for_worker($node);
+        poll_until(sub { $redis->published > 100 }, 'it is being healed');
+        kill_worker($node, 'postgres', $signal);
+        poll_until(sub { (worker_pid($node) // $pid) != $pid }, 'there is another worker');
+        emit_some($node, 10);
+        settled($node, $redis, "FLUSHALL and SIG$signal in the middle of healing");
+    }
 
     # the server is not there when it happens
     for my $how (qw(immediate fast)) {
@@ -312,6 +322,9 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
     poll_until(sub { (worker_pid($node) // $pid) != $pid }, 'there is another worker');
     emit_some($node, 20);
     ok(flush($node), 'it works');
+    # the last chunk is in doubt until the marker says that every reply to it was seen
+    poll_until(sub { my ($marker) = grep { !/:lease$/ } @{ $redis->cmd('KEYS', 'outbox:sink:*') }; $redis->cmd('GET', $marker) =~ /:0$/ },
+        'nothing is in doubt');
     $redis->cmd('DEL', 'outbox:{audit}');
     my $found = check_streams($node, $redis);
     $pid = kill_worker($node, 'postgres', 'TERM');

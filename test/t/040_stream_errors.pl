@@ -230,7 +230,7 @@ for my $right (qw(select watch get set multi exec xadd xinfo|stream)) {
     $guarded->cmd('ACL', 'SETUSER', 'outbox', "-$right");
     $guarded->cmd('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
     emit_some($granted, 5);
-    poll_until(sub { stat_sink($granted)->{state} eq 'backing off' && stat_sink($granted)->{last_error} =~ /^NOPERM/ },
+    poll_until(sub { stat_sink($granted)->{state} eq 'backing off' && stat_sink($granted)->{last_error} =~ /NOPERM|no permissions/ },
         "a user without $right is refused", 20);
     $guarded->cmd('ACL', 'SETUSER', 'outbox', "+$right");
     poll_until(sub { flush($granted) }, "with $right it works again");

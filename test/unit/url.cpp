@@ -113,7 +113,8 @@ TEST(url, anything_else_is_refused) {
              "redis://h/ 1", "redis://h/1?a=b", "redis://h/4294967296",
              // hosts
              "redis://h h", "redis://h\r\n", "redis://h\t:1", "redis://h\x7f", "redis://[]", "redis://[::1", "redis://[::1]x",
-             "redis://[::1]6379", "redis://[::1]:0",
+             "redis://[::1]6379", "redis://[::1]:0", "redis://[h]", "redis://[::1 ]", "redis://0]", "redis://a[b", "redis://h?db=1",
+             "redis://h?timeout=5s", "redis://h#1", "redis://h,i", "redis://h\"", "redis://h%20", "redis://caf\xc3\xa9", "redis://h\xff",
              // credentials
              "redis://:%@h", "redis://:%4@h", "redis://:%zz@h", "redis://:%00@h", "redis://%0g:x@h",
              "redis://:secret@", "redis://:secret@:1",

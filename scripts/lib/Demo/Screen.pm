@@ -17,7 +17,7 @@ $width = 120 if $width > 120;
 my $left = 38 + int(($width - 80) * 0.45);
 my $right = $width - $left - 3;
 my %colour = $ENV{DEMO_COLOUR}
-    ? (dim => 2, bold => 1, green => 32, red => 31, yellow => 33, cyan => 36, blue => 34, alarm => '1;33')
+    ? (dim => 2, bold => 1, green => 32, red => 31, yellow => 33, cyan => 36, alarm => '1;33')
     : ();
 my ($bar, $rule) = $ENV{DEMO_UTF8} ? ("\x{2502}", "\x{2500}") : ('|', '-');
 binmode STDOUT, ':encoding(UTF-8)' if $ENV{DEMO_UTF8};
@@ -105,7 +105,7 @@ sub transaction {
 sub entry {
     my ($id, $type, $wallet, $n, $amount, $seconds) = @_;
     print ' ' x $left, " $bar " if $open ne 'left';
-    my $line = paint('blue', sprintf '%-18s', $id) . sprintf ' %-16s %-3s', $type, $wallet;
+    my $line = paint('cyan', sprintf '%-18s', $id) . sprintf ' %-16s %-3s', $type, $wallet;
     $line .= sprintf ' n=%-3d', $n if $right >= 45;
     $line .= sprintf ' %5s', $amount ? sprintf '%+d', $amount : '' if $right >= 51;
     $line .= paint('dim', sprintf ' %9s', $seconds < 1 ? sprintf '%.1f ms', $seconds * 1000 : sprintf '%.1f s', $seconds)

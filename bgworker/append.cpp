@@ -103,6 +103,13 @@ dispatcher::verdict dispatcher::consider(const event_row &event, position where,
                 return verdict::skip;
     }
     at = place_of(event.topic, where);
+    if (!from_hold && where <= present_upto_) {
+        // The marker says that it is there; what an earlier worker knew of the stream is learned on the way.
+        stream->tail = std::max(stream->tail, at);
+        ++stream->appended;
+        stream->dirty = true;
+        return verdict::skip;
+    }
     // Never sent before, and the stream is above its place already: it would be refused.
     if (at <= stream->top && !may_be_there(*stream, where))
         return verdict::stop;
@@ -190,7 +197,7 @@ bool dispatcher::lease_is_due() const {
 // The marker: who writes it, the last event that is in Redis with it, how often something was repaired without moving it, and
 // how many events up to it are in doubt until every reply to this chunk was seen.
 void dispatcher::seal(chunk &target, position marker, position settled) {
-    marker = std::max(marker, marker_);
+    target.sealed = marker = std::max(marker, marker_);
     char place[position_text_size];
     auto length = static_cast<int>(print(marker, place));
     int64 in_doubt = settled.ms == marker.ms ? marker.n - settled.n : marker.n + 1;
@@ -245,12 +252,12 @@ sent dispatcher::refuse_in_queue(chunk &target) {
         hold(*stream, target.entries[i].event, tried, pstrdup(queued.str));
         return sent::again;
     }
-    for (std::size_t i = 0; i < link_.received(); ++i)
-        if (link_.reply(i).type == REDIS_REPLY_ERROR && !std::string_view(link_.reply(i).str).starts_with("EXECABORT")) {
-            link_.fail(pstrdup(link_.reply(i).str));
-            return sent::lost;
-        }
-    link_.fail("chunk refused without a reason");
+    // The first error is the reason; EXEC's own, where nothing else was refused.
+    const char *reason = link_.reply(link_.received() - 3).str;
+    for (std::size_t i = link_.received(); i-- > 0;)
+        if (link_.reply(i).type == REDIS_REPLY_ERROR && i + 3 != link_.received())
+            reason = link_.reply(i).str;
+    link_.fail(pstrdup(reason ? reason : "unexpected reply"));
     return sent::lost;
 }
 
@@ -374,6 +381,7 @@ sent dispatcher::judge(chunk &target, bool *settled) {
     bool marker_is_ours = marker.type == REDIS_REPLY_STRING && strcmp(marker.str, target.marker) == 0;
 
     strlcpy(marker_text_, target.marker, sizeof marker_text_);
+    marker_ = std::max(marker_, target.sealed); // also when this chunk must be made again, nothing sets it back
 
     bool rejected[max_chunk_events] = {};
     bool any_rejected = false, all = true;
@@ -496,7 +504,7 @@ sent dispatcher::run_batch() {
             ++stats_.batches;
             return sent::good;
         }
-        seal(filled, filled.last, cursor_);
+        seal(filled, filled.last, std::max(cursor_, present_upto_));
         if (!link_.send(*filled.commands))
             return sent::lost;
         flying = &filled;
@@ -507,7 +515,7 @@ sent dispatcher::run_batch() {
 // An empty chunk: says that this worker lives, and notices when Redis is not what it was.
 bool dispatcher::renew_lease() {
     begin(hold_chunk_);
-    seal(hold_chunk_, cursor_, cursor_);
+    seal(hold_chunk_, cursor_, std::max(cursor_, present_upto_));
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return false;
     bool settled[max_chunk_events];

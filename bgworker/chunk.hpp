@@ -32,6 +32,7 @@ struct chunk {
     batch_reader::place begin;   // before the first
     bool renews_lease = false;
     char marker[144] = "";
+    position sealed; // the marker's position
 
     void clear() {
         commands->clear();

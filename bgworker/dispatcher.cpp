@@ -179,7 +179,7 @@ void dispatcher::load_memory() {
             stream_state *stream = own->stream_of(loaded.name());
             *stream = loaded;
             own->held_streams_ += loaded.held ? 1 : 0;
-            own->repairs_ += loaded.released;
+            own->repairs_ = std::max(own->repairs_, loaded.released);
         },
         this);
     state::load_settled(
@@ -203,6 +203,7 @@ void dispatcher::load_memory() {
     }
     commit_transaction();
     passed_ms_ = cursor_.ms > 0 ? cursor_.ms - 1 : 0;
+    unsaved_ = true; // retention goes by a checkpoint of our own
     memory_loaded_ = true;
 }
 
@@ -321,7 +322,7 @@ void dispatcher::answer_flush() {
 
 // Writes down how far the sink is. What is lost of it in a crash, Redis' marker knows.
 void dispatcher::checkpoint() {
-    if (!unsaved_ || cursor_ < heal_until_)
+    if (!unsaved_ || cursor_.ms == 0 || cursor_ < heal_until_)
         return;
     begin_transaction();
     HASH_SEQ_STATUS scan;
@@ -331,7 +332,7 @@ void dispatcher::checkpoint() {
             state::save_stream(sink_id_, *stream);
             stream->dirty = false;
         }
-    saved_xid_ = state::save_checkpoint(sink_id_, cursor_);
+    state::save_checkpoint(sink_id_, cursor_);
     saved_ = cursor_;
     commit_transaction();
     saved_at_ = GetCurrentTimestamp();
@@ -343,8 +344,8 @@ void dispatcher::checkpoint() {
 void dispatcher::lose(const char *doing) {
     link_.close();
     batch_open_ = false;
-    if (stats_.state == worker_state::fenced)
-        return;
+    if (fenced_)
+        return; // may_take_over() has said it all
     ++stats_.errors;
     strlcpy(stats_.last_error, link_.error(), sizeof stats_.last_error);
     stats_.last_error_at = GetCurrentTimestamp();
@@ -380,8 +381,7 @@ bool dispatcher::connect() {
         set_state(worker_state::connecting);
     bool was_fenced = stats_.state == worker_state::fenced;
     if (!link_.open(client_name_)) {
-        if (was_fenced)
-            set_state(worker_state::connecting);
+        fenced_ = false;
         lose("could not connect to");
         return false;
     }
@@ -553,6 +553,7 @@ static void pin_settings() {
         {"row_security", "off"},
         {"session_replication_role", "origin"},
         {"jit", "off"},
+        {"enable_seqscan", "off"}, // a table that was just truncated has no statistics
         {"client_min_messages", "error"},
         {"log_statement", "none"},
         {"log_min_duration_statement", "-1"},

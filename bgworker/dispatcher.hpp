@@ -93,6 +93,8 @@ class dispatcher {
     void turn_ring();
     bool drop_partition(int64 generation, TimestampTz replaced_at);
     void hold_back(const char *reason);
+    void sample();
+    bool older_snapshots_remain() const;
 
     shared::slot *slot_;
     int sink_id_;
@@ -128,14 +130,17 @@ class dispatcher {
 
     position cursor_;        // the last event known to be settled: what the marker says
     position saved_;         // the cursor as it was recorded last
-    FullTransactionId saved_xid_ = {0};
     position sampled_;       // an earlier recording that retention goes by
-    FullTransactionId sampled_xid_ = {0};
+    VirtualTransactionId *older_ = nullptr; // snapshots that were open then
+    int older_count_ = 0;
     bool sampled_is_spent_ = false;
     position believed_;      // up to here an entry may be in Redis already
     position marker_;        // what the marker says; ahead of the cursor while a chunk in doubt is sent again
     position heal_until_;    // up to here Redis had everything before it lost data
     int64 repairs_ = 0;      // chunks that were sent without moving the marker: releases, and chunks made again
+    position present_upto_;  // up to here the marker answers for every event: learn of them, do not send
+    position covered_;       // what the marker says is there
+    bool fenced_ = false;    // the last reconciliation found a living worker of another server
     position doubt_from_;    // where the chunk whose replies were lost can have begun
     position heal_from_;     // where the first stream that lost entries ends
     bool healing_ = false;   // reconciliation found that Redis lost data

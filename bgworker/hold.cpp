@@ -159,7 +159,7 @@ sent dispatcher::retry(stream_state &stream) {
         return sent::good;
     }
     ++repairs_; // part of the marker, and so of what Redis may lose
-    seal(hold_chunk_, cursor_, cursor_);
+    seal(hold_chunk_, cursor_, std::max(cursor_, present_upto_));
     stream.in_doubt = true; // until every reply was seen
     if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
         return sent::lost;
@@ -172,7 +172,7 @@ sent dispatcher::retry(stream_state &stream) {
     int done = 0;
     while (done < hold_chunk_.count && (result == sent::good || settled[done]))
         ++done;
-    ++stream.released;
+    stream.released = repairs_;
     if (done > 0) {
         position behind = hold_chunk_.entries[done - 1].event;
         ++behind.n;

@@ -14,6 +14,7 @@ extern "C" {
 
 namespace outbox {
 
+constexpr int patience = 60;  // time-outs that one answer may take as long as something moves
 constexpr int reaction = 100; // ms: no wait is longer than this without a look around
 
 void link::fail(const char *reason) {
@@ -74,7 +75,8 @@ bool link::read_url(redis_url &url) {
 }
 
 template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
-    TimestampTz began = GetCurrentTimestamp();
+    // A slow line is not a dead one, but a server that sends a byte now and then is.
+    TimestampTz began = GetCurrentTimestamp(), moved = began;
     std::uint64_t traffic = redis_->traffic();
     for (;;) {
         redis_->pump();
@@ -84,9 +86,13 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
             fail(redis_->error());
             return false;
         }
-        // A slow line is not a dead one: a second more for each kilobyte that has passed.
-        auto moved = std::min<std::uint64_t>(redis_->traffic() - traffic, 1000000);
-        if (TimestampDifferenceExceeds(began, GetCurrentTimestamp(), timeout + static_cast<int>(moved))) {
+        TimestampTz now = GetCurrentTimestamp();
+        if (redis_->traffic() != traffic) {
+            traffic = redis_->traffic();
+            moved = now;
+        }
+        if (TimestampDifferenceExceeds(moved, now, timeout) ||
+            TimestampDifferenceExceeds(began, now, std::min(timeout, 600000) * patience)) {
             fail(timed_out);
             return false;
         }

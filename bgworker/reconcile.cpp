@@ -49,6 +49,7 @@ bool dispatcher::may_take_over(std::string_view marker, std::string_view lease) 
     if (marker.empty() || !elsewhere || sink_.take_over)
         return true;
     set_state(shared::worker_state::fenced);
+    fenced_ = true;
     if (TimestampDifferenceExceeds(complained_at_, GetCurrentTimestamp(), 60000)) {
         complained_at_ = GetCurrentTimestamp();
         ereport(WARNING,
@@ -104,8 +105,8 @@ bool dispatcher::look_for_tails() {
         bool never_there = stream.whole || (stream.first.ms > 0 && stream.first <= stream.tail && stream.deleted < stream.tail);
         if (absent && never_there) {
             stream.lost = true;
-            stream.floor = {};
-            heal_from_ = {};
+            stream.floor = covered_;
+            heal_from_ = std::min(heal_from_, covered_);
         }
     }
     pfree(streams);
@@ -145,11 +146,13 @@ bool dispatcher::look_at_streams() {
             bool fewer = info.entries_added >= 0 && info.entries_added < stream.appended;
             bool is_short = info.last < stream.tail;
             if (healing_) {
-                // Nothing up to the cursor is missing from a stream whose last ID is still there, trimmed or not.
+                // Nothing up to the cursor is missing from a stream whose last ID is still there, trimmed or not; and nothing
+                // above its last ID is there from one that is short. One to which others have added since the loss has at
+                // least what the marker covers.
                 stream.lost = is_short || fewer;
-                stream.floor = fewer ? position{} : is_short ? info.last : cursor_;
+                stream.floor = is_short ? info.last : fewer ? covered_ : cursor_;
                 if (stream.lost)
-                    heal_from_ = std::min(heal_from_, fewer ? position{} : info.last);
+                    heal_from_ = std::min(heal_from_, stream.floor);
             } else if (is_short && stream.tail <= believed_ && cursor_ >= heal_until_) {
                 // The marker is intact, so this stream alone was deleted or evicted. That is not ours to undo; but what is
                 // in doubt may have been refused because of it.
@@ -285,6 +288,7 @@ bool dispatcher::take_over(position marker, position settled, bool &refused) {
 }
 
 bool dispatcher::reconcile() {
+    fenced_ = false;
     if (!*incarnation_) {
         // Recorded before Redis sees it. This is also the fresh durable commit without which nothing may be sent after a
         // start: what earlier commits made visible may not have reached a synchronous standby yet, after this one it has.
@@ -319,6 +323,7 @@ bool dispatcher::reconcile() {
             return false;
         }
 
+        bool mine = text_of(link_.reply(2)).ends_with(instance_);
         position at;
         int64 repairs = 0, in_doubt = 0;
         bool marked = parse_marker(marker, at, repairs, in_doubt);
@@ -340,23 +345,24 @@ bool dispatcher::reconcile() {
         // What may be in Redis already, and from where on is sent again.
         position from = cursor_;
         heal_from_ = cursor_;
-        // Without a marker it could be anything that was ever in a tick.
-        believed_ = ahead ? cursor_ : marked ? at : position{recorded_ms_, PG_INT64_MAX};
-        doubt_from_ = marked && !ahead ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - in_doubt)})
-                                       : cursor_;
+        // Without a marker, or in the middle of healing, it could be anything that was ever in a tick.
+        believed_ = ahead ? cursor_ : marked && !healing_ ? at : position{recorded_ms_, PG_INT64_MAX};
+        covered_ = marked ? at : position{};
+        // Another server may have known of a held stream what this one does not: then from the cursor on.
+        doubt_from_ = marked && !ahead && mine ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - in_doubt)})
+                                               : cursor_;
         if (!look_at_streams() || (healing_ && !look_for_tails()))
             return false;
-        // Not even the marker says that everything up to it is there: a held stream is released behind it.
+        // What the marker covers is there, but for what was released behind it.
         if (healing_)
-            from = marked ? std::min(at, heal_from_) : heal_from_;
-        else
-            from = doubt_from_;
+            from = !marked ? heal_from_ : repairs >= repairs_ ? at : std::min(at, heal_from_);
         if (healing_ && from >= cursor_)
             healing_ = false; // the marker alone was gone
         position claimed = ahead ? cursor_ : healing_ ? from : marked ? at : cursor_;
 
+        present_upto_ = marked && !ahead && !healing_ ? doubt_from_ : position{};
         bool refused = false;
-        if (!take_over(claimed, from, refused)) {
+        if (!take_over(claimed, std::max(from, present_upto_), refused)) {
             if (refused)
                 continue;
             return false;

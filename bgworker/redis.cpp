@@ -6,7 +6,9 @@
 #include <cstring>
 #include <fcntl.h>
 #include <netinet/tcp.h>
+#include <linux/sockios.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -137,6 +139,13 @@ void redis_connection::connect_next() noexcept {
         std::snprintf(error_, sizeof error_, "%s", std::strerror(errno));
         connect_next();
     }
+}
+
+std::uint64_t redis_connection::traffic() const noexcept {
+    int queued = 0; // in the socket's own buffer
+    if (fd_ >= 0 && ioctl(fd_, SIOCOUTQ, &queued) != 0)
+        queued = 0;
+    return traffic_ - static_cast<std::uint64_t>(std::max(queued, 0));
 }
 
 int redis_connection::fd() const noexcept { return phase_ == phase::resolving ? -1 : fd_; }

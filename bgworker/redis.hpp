@@ -47,8 +47,8 @@ class redis_connection {
 
     // Hands over commands; pump() writes them. `commands` is taken over and left empty.
     void send(std::string &commands) noexcept;
-    // Bytes that have passed in either direction: does it move at all?
-    std::uint64_t traffic() const noexcept { return traffic_; }
+    // Bytes that have come, and that the other side has taken: does it move at all?
+    std::uint64_t traffic() const noexcept;
     bool all_sent() const noexcept { return written_ == out_.size(); }
 
     // The next complete reply, null where there is none yet.

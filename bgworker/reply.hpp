@@ -18,7 +18,7 @@ inline bool has(std::string_view text, std::string_view part) { return text.find
 inline blame blame_for(std::string_view error, bool queued) noexcept {
     // Of the rights, only those on the key are the stream's matter; and only while the rest of the chunk can go on without it.
     if (error.starts_with("NOPERM"))
-        return has(error, "command") || has(error, "channel") ? blame::sink : blame::stream;
+        return has(error, "to run the") || has(error, "channels used") ? blame::sink : blame::stream;
     if (queued)
         return blame::sink;
     if (has(error, "equal or smaller than the target stream top item"))

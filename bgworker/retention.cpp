@@ -20,6 +20,53 @@ static bool is_empty(const char *kind, int number) {
     return state::execute(psprintf("SELECT FROM outbox.%s_%d LIMIT 1", kind, number)) == 0;
 }
 
+static bool is_old(TimestampTz replaced_at) {
+    return replaced_at != 0 && TimestampDifferenceExceeds(replaced_at, GetCurrentTimestamp(), settings::retention * 1000);
+}
+
+// By the index: what the snapshot does not see is at its end.
+static bool has_events_behind(int number, const stored_snapshot *snapshot) {
+    return state::execute(psprintf("SELECT FROM outbox.event_%d WHERE xid >= pg_snapshot_xmin($1) AND anchor = $2 "
+                                   "AND NOT pg_visible_in_snapshot(xid, $1) LIMIT 1",
+                                   number),
+                          {{PG_SNAPSHOTOID, PointerGetDatum(snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}}) > 0;
+}
+
+// Events of transactions that ended only after the ring had moved on: their tick is in the next partition.
+static bool has_late_events(int sink_id, int number) {
+    const stored_snapshot *last = state::last_snapshot_in(sink_id, number);
+    return last && has_events_behind(number, last);
+}
+
+static VirtualTransactionId *open_snapshots(int &count) {
+    return GetCurrentVirtualXIDs(InvalidTransactionId, true, false, PROC_IN_VACUUM | PROC_IS_AUTOVACUUM, &count);
+}
+
+// Keeps the position that is recorded durably, and who may have a snapshot that does not see it yet. The way of CREATE INDEX
+// CONCURRENTLY (WaitForOlderSnapshots).
+void dispatcher::sample() {
+    checkpoint();
+    sampled_ = saved_;
+    int count;
+    VirtualTransactionId *open = open_snapshots(count);
+    if (older_)
+        pfree(older_);
+    older_ = static_cast<VirtualTransactionId *>(
+        MemoryContextAlloc(batches_, sizeof(VirtualTransactionId) * static_cast<Size>(count + 1)));
+    older_count_ = count;
+    memcpy(static_cast<void *>(older_), open, sizeof(VirtualTransactionId) * static_cast<Size>(count));
+}
+
+bool dispatcher::older_snapshots_remain() const {
+    int count;
+    VirtualTransactionId *open = open_snapshots(count);
+    for (int i = 0; i < count; ++i)
+        for (int k = 0; k < older_count_; ++k)
+            if (VirtualTransactionIdEquals(open[i], older_[k]))
+                return true;
+    return false;
+}
+
 void dispatcher::hold_back(const char *reason) {
     strlcpy(stats_.held_back_by, reason, sizeof stats_.held_back_by);
     TimestampTz now = GetCurrentTimestamp();
@@ -47,37 +94,32 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
             return false;
         }
     // Everything in it must be behind the position that was recorded durably.
+    int64 upto = sampled_.ms; // that tick itself may not be complete
+    bool held = false;
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        if (stream->held && stream->held_from.ms < upto) {
+            upto = stream->held_from.ms;
+            held = true;
+        }
     tick confirmed;
-    bool known = last_tick_before(sink_id_, sampled_.ms, confirmed); // that tick itself may not be complete
+    bool known = last_tick_before(sink_id_, upto, confirmed);
+    const char *unconfirmed_reason = held ? "a stream that refuses its events is held (see outbox.stream)"
+                                          : "the sink has not confirmed its events";
     if (!known || confirmed.anchor != storage::anchor()) {
-        hold_back("the sink has not confirmed its events");
+        hold_back(unconfirmed_reason);
         sampled_is_spent_ = true;
         return false;
     }
-    uint64 unconfirmed = state::execute(
-        psprintf("SELECT FROM outbox.event_%d WHERE xid >= pg_snapshot_xmin($1) AND anchor = $2 "
-                 "AND NOT pg_visible_in_snapshot(xid, $1) LIMIT 1",
-                 number),
-        {{PG_SNAPSHOTOID, PointerGetDatum(confirmed.snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}});
-    if (unconfirmed > 0) {
+    if (has_events_behind(number, confirmed.snapshot)) {
         sampled_is_spent_ = true;
-        hold_back("the sink has not confirmed its events");
-        return false;
-    }
-    int64 replaced_ms = unix_ms(replaced_at);
-    if (state::execute("SELECT FROM outbox.stream WHERE sink_id = $1 AND held_ms <= $2 LIMIT 1",
-                       {{INT4OID, Int32GetDatum(sink_id_)}, of(replaced_ms)}) > 0) {
-        hold_back("a stream that refuses its events is held (see outbox.stream)");
+        hold_back(unconfirmed_reason);
         return false;
     }
     // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
-    Relation table = table_open(relations.event[number], NoLock);
-    TransactionId oldest = GetOldestNonRemovableTransactionId(table);
-    table_close(table, NoLock);
-    if (!TransactionIdPrecedes(XidFromFullTransactionId(sampled_xid_), oldest)) {
-        hold_back(psprintf("a transaction or snapshot as old as transaction %u is open (see pg_stat_activity.backend_xmin "
-                           "and pg_prepared_xacts)",
-                           oldest));
+    if (older_snapshots_remain()) {
+        hold_back("a snapshot that is older than the confirmation is in use (see pg_stat_activity.backend_xmin)");
         return false;
     }
     // The newest ticks are where the next ones begin; they go along.
@@ -87,7 +129,7 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
                             next, number, next));
     state::execute(psprintf("TRUNCATE outbox.event_%d, outbox.tick_%d", number, number));
     state::execute("DELETE FROM outbox.move WHERE sink_id = $1 AND ms < $2",
-                   {{INT4OID, Int32GetDatum(sink_id_)}, of(replaced_ms - INT64CONST(1000) * settings::retention)});
+                   {{INT4OID, Int32GetDatum(sink_id_)}, of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
     held_back_since_ = 0;
     stats_.held_back_by[0] = '\0';
     ereport(LOG, errmsg("events older than outbox.retention were dropped from partition %d", number));
@@ -100,11 +142,8 @@ void dispatcher::turn_ring() {
         return;
     turned_at_ = GetCurrentTimestamp();
     // A checkpoint is of use here once nobody's snapshot is older, so one is kept until then.
-    if (sampled_.ms == 0) {
-        checkpoint();
-        sampled_ = saved_;
-        sampled_xid_ = saved_xid_;
-    }
+    if (sampled_.ms == 0)
+        sample();
 
     begin_transaction();
     const storage::relations &relations = storage::require();
@@ -116,18 +155,11 @@ void dispatcher::turn_ring() {
         int number = static_cast<int>(generation % partitions);
         if (is_empty("event", number) && is_empty("tick", number))
             continue;
-        SPI_connect();
-        Oid types[] = {INT8OID};
-        Datum values[] = {Int64GetDatum(generation + 1)};
-        TimestampTz replaced_at = 0;
-        PushActiveSnapshot(GetTransactionSnapshot());
-        SPI_execute_with_args("SELECT started_at FROM outbox.ring WHERE generation = $1", 1, types, values, nullptr, true, 1);
-        PopActiveSnapshot();
-        bool null = true;
-        if (SPI_processed == 1)
-            replaced_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-        SPI_finish();
-        if (null || !TimestampDifferenceExceeds(replaced_at, now, settings::retention * 1000))
+        TimestampTz replaced_at = state::generation_start(generation + 1);
+        if (!is_old(replaced_at))
+            break;
+        // Its late events share batches with newer ones, whose place in the batch counts them. So they go together.
+        if (has_late_events(sink_id_, number) && !is_old(state::generation_start(generation + 2)))
             break;
         if (drop_partition(generation, replaced_at) || sampled_is_spent_)
             sampled_ = {};

@@ -201,6 +201,7 @@ static void free_slot(slot &target) {
 
 void release(slot *own) {
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    request_scout(own->database); // it may have been created anew meanwhile
     free_slot(*own);
     LWLockRelease(shm->lock);
 }

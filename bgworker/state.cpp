@@ -75,6 +75,28 @@ void keep_default_sink() {
     execute("SELECT outbox.keep_default_sink()");
 }
 
+const stored_snapshot *last_snapshot_in(int sink_id, int partition) {
+    MemoryContext caller = CurrentMemoryContext;
+    void *copy = nullptr;
+    if (run(psprintf("SELECT snapshot FROM outbox.tick_%d WHERE sink_id = $1 AND anchor = $2 ORDER BY ms DESC LIMIT 1",
+                     partition),
+            {of(sink_id), of(storage::anchor())}) == 1) {
+        auto *found = PG_DETOAST_DATUM(column(0, 1));
+        copy = MemoryContextAlloc(caller, VARSIZE(found));
+        memcpy(copy, found, VARSIZE(found));
+    }
+    finish();
+    return static_cast<const stored_snapshot *>(copy);
+}
+
+TimestampTz generation_start(int64 generation) {
+    TimestampTz start = 0;
+    if (run("SELECT started_at FROM outbox.ring WHERE generation = $1", {of(generation)}) == 1)
+        start = DatumGetTimestampTz(column(0, 1));
+    finish();
+    return start;
+}
+
 void keep_ring() {
     if (execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
                 "WHERE NOT EXISTS (SELECT FROM outbox.ring)") > 0)
@@ -111,12 +133,11 @@ position load_checkpoint(int sink_id) {
     return found;
 }
 
-FullTransactionId save_checkpoint(int sink_id, position cursor) {
-    execute("INSERT INTO outbox.checkpoint (sink_id, ms, n, xid, recorded_at) "
-            "VALUES ($1, $2, $3, pg_current_xact_id(), clock_timestamp()) ON CONFLICT (sink_id) DO UPDATE "
-            "SET ms = $2, n = $3, xid = pg_current_xact_id(), recorded_at = clock_timestamp()",
+void save_checkpoint(int sink_id, position cursor) {
+    execute("INSERT INTO outbox.checkpoint (sink_id, ms, n, recorded_at) "
+            "VALUES ($1, $2, $3, clock_timestamp()) ON CONFLICT (sink_id) DO UPDATE "
+            "SET ms = $2, n = $3, recorded_at = clock_timestamp()",
             {of(sink_id), of(cursor.ms), of(cursor.n)});
-    return GetTopFullTransactionId();
 }
 
 int64 highest_ms(int sink_id) {

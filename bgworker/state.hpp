@@ -28,6 +28,9 @@ struct move {
 
 bool load_sink(int sink_id, sink_row &row);
 void keep_default_sink();
+// Of our anchor's newest tick in a partition; in the current memory context. Null when there is none.
+const stored_snapshot *last_snapshot_in(int sink_id, int partition);
+TimestampTz generation_start(int64 generation); // when the ring moved on to it; 0 when it has not
 void keep_ring(); // it begins to turn with the first worker
 bool has_native_events();
 void clear_take_over(int sink_id);
@@ -36,8 +39,7 @@ void add_incarnation(int sink_id, const char *incarnation);
 bool knows_incarnation(int sink_id, std::string_view incarnation);
 
 position load_checkpoint(int sink_id);
-// Returns the id of the transaction that records it.
-FullTransactionId save_checkpoint(int sink_id, position cursor);
+void save_checkpoint(int sink_id, position cursor);
 int64 highest_ms(int sink_id); // of all ticks and moves
 
 using stream_callback = void (*)(void *to, const stream_state &loaded);

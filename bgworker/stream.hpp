@@ -25,7 +25,7 @@ struct stream_state {
     bool held;
     position held_from;
     bool in_doubt;        // an attempt's replies may have been lost
-    int64 released;       // chunks of held events that were appended, ever
+    int64 released;       // the number of repairs that the last release went with
     position tried; // the last event of the attempts counted here
     int attempts;
     TimestampTz retry_at;

@@ -92,6 +92,16 @@ static bool parse_unix(std::string_view rest, redis_url &url, std::string &error
     return true;
 }
 
+// A name or an IPv4 address; in brackets an IPv6 address.
+static bool is_host(std::string_view host, bool bracketed) {
+    for (char c : host) {
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (bracketed ? !(hex_digit(c) >= 0 || c == ':' || c == '.') : !(letter || c == '.' || c == '-' || c == '_'))
+            return false;
+    }
+    return !bracketed || host.find(':') != std::string_view::npos;
+}
+
 static bool parse_tcp(std::string_view rest, redis_url &url, std::string &error) {
     auto slash = rest.find('/');
     if (slash != std::string_view::npos) {
@@ -103,7 +113,8 @@ static bool parse_tcp(std::string_view rest, redis_url &url, std::string &error)
         rest = rest.substr(0, slash);
     }
     std::string_view port;
-    if (!rest.empty() && rest[0] == '[') {
+    bool bracketed = !rest.empty() && rest[0] == '[';
+    if (bracketed) {
         auto close = rest.find(']');
         if (close == std::string_view::npos) {
             error = "an IPv6 address needs \"]\" behind it";
@@ -126,11 +137,10 @@ static bool parse_tcp(std::string_view rest, redis_url &url, std::string &error)
         error = "the host is missing";
         return false;
     }
-    for (char c : url.host)
-        if (c <= ' ' || c == 0x7f) {
-            error = "the host has a space or control character";
-            return false;
-        }
+    if (!is_host(url.host, bracketed)) {
+        error = "the host has a character that is not allowed there";
+        return false;
+    }
     if (!port.empty() && (!parse_number(port, 65535, url.port) || url.port == 0)) {
         error = "the port must be a number from 1 to 65535";
         return false;

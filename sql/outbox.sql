@@ -129,7 +129,6 @@ CREATE TABLE outbox.checkpoint (
     sink_id int PRIMARY KEY,
     ms bigint NOT NULL,
     n bigint NOT NULL,
-    xid xid8 NOT NULL,
     recorded_at timestamptz NOT NULL
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE outbox.checkpoint IS 'a position that each sink has confirmed; the worker may be further';
@@ -262,14 +261,14 @@ COMMENT ON FUNCTION outbox.lag(int, bigint, bigint) IS
     'committed events behind a position: counted up to ten thousand, beyond that estimated from the sequence; and the oldest occurred_at of those counted';
 
 -- apart from the view, whose plan it would make look expensive
-CREATE FUNCTION outbox.restored_lag(sink_id int, ms bigint, n bigint) RETURNS bigint
+CREATE FUNCTION outbox.restored_lag(sink_id int) RETURNS bigint
     LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SECURITY DEFINER AS $$
     SELECT count(*) FROM outbox.stored_event e
      CROSS JOIN LATERAL outbox.locate(restored_lag.sink_id, e.anchor, e.xid, e.seq) l
-     WHERE e.anchor <> outbox.anchor() AND (l.ms IS NULL OR (l.ms, l.n) > (restored_lag.ms, restored_lag.n))
+     WHERE e.anchor <> outbox.anchor() AND l.ms IS NULL
 $$;
-COMMENT ON FUNCTION outbox.restored_lag(int, bigint, bigint) IS
-    'events that came with a dump and are behind a position: in no tick before outbox.resume()';
+COMMENT ON FUNCTION outbox.restored_lag(int) IS
+    'events that came with a dump and are in no tick before outbox.resume()';
 
 CREATE FUNCTION outbox.redis_url() RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_redis_url';
@@ -350,7 +349,7 @@ CREATE VIEW outbox.stat_sink AS
                 ELSE COALESCE(w.state, 'no worker') END AS state,
            w.pid, w.since,
            lag.events AS lag_events,
-           COALESCE(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - lag.oldest), 0) AS lag_seconds,
+           GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - lag.oldest), 0) AS lag_seconds,
            w.published, w.throughput, w.batches, w.errors, w.duplicates_rejected, w.healed,
            w.last_error, w.last_error_at,
            held.streams AS held_streams, dead.letters AS dead_letters,
@@ -365,7 +364,7 @@ CREATE VIEW outbox.stat_sink AS
     -- a batch that is done as a whole need not be looked at
     CROSS JOIN LATERAL outbox.lag(s.id, CASE WHEN c.passed_ms >= c.ms THEN c.passed_ms + 1 ELSE c.ms END,
                                   CASE WHEN c.passed_ms >= c.ms THEN -1 ELSE c.n END) own
-    CROSS JOIN LATERAL (SELECT CASE WHEN s.restored THEN outbox.restored_lag(s.id, c.ms, c.n) ELSE 0 END AS events) brought
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.restored THEN outbox.restored_lag(s.id) ELSE 0 END AS events) brought
     CROSS JOIN LATERAL (SELECT own.events + brought.events AS events, own.oldest) lag;
 COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
 COMMENT ON COLUMN outbox.stat_sink.state IS
@@ -459,7 +458,7 @@ END
 $$;
 
 ALTER FUNCTION outbox.keep_default_sink() OWNER TO outbox_worker;
-ALTER FUNCTION outbox.restored_lag(int, bigint, bigint) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.restored_lag(int) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
 
@@ -473,7 +472,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION outbox.flush(interval) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint), outbox.lag(int, bigint, bigint),
-    outbox.restored_lag(int, bigint, bigint) TO outbox_reader, outbox_admin;
+    outbox.restored_lag(int) TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.dead_letter, outbox.tick
     TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean) TO outbox_admin;

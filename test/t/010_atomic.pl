@@ -162,6 +162,7 @@ for my $round (1 .. $rounds) {
 # Did they take anything back, or would a worker that publishes too early have passed as well? While the worker waits for
 # Redis, nobody makes commits durable.
 for my $round (1 .. $rounds) {
+    poll_until(sub { flush($node) }, 'the worker works');
     my $ticks = sql('SELECT count(*) FROM outbox.tick');
     $redis->sigstop;
     sql('SELECT load.step(61)');

@@ -5,7 +5,7 @@ ifneq ($(filter demo check check-versions,$(MAKECMDGOALS)),)
 # With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
 # only says that it is not supported.
 demo check check-versions:
-	scripts/$@
+	@scripts/$@
 
 .PHONY: demo check check-versions
 

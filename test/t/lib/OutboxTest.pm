@@ -199,8 +199,10 @@ sub flush {
 sub wait_settled {
     my ($node, $db) = @_;
     $db //= 'postgres';
+    # A backend whose client is gone may still wait for the row lock of a prepared transaction, so those end first, and again.
     poll_until(
         sub {
+            end_prepared($node, $db, 'load-');
             $node->safe_psql($db, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'load')") eq 't';
         },
         'the clients of the load are gone');

@@ -235,11 +235,17 @@ sub encode {
 sub send_all {
     my ($self, $bytes) = @_;
     my $select = IO::Select->new($self->{connection});
+    my $deadline = time + $self->{timeout};
     while (length $bytes) {
         my $sent = syswrite $self->{connection}, $bytes;
-        if (defined $sent) { substr($bytes, 0, $sent, ''); next }
+        if (defined $sent) {
+            substr($bytes, 0, $sent, '');
+            $deadline = time + $self->{timeout};
+            next;
+        }
         die "Redis: $!\n" unless $!{EAGAIN} || $!{EINTR};
-        $select->can_write($self->{timeout}) or die "Redis took nothing for $self->{timeout} s\n";
+        next if $select->can_write($self->{timeout}) || time < $deadline;
+        die "Redis took nothing for $self->{timeout} s\n";
     }
     return;
 }
@@ -248,12 +254,18 @@ sub send_all {
 sub fill {
     my ($self, $wanted) = @_;
     my $select = IO::Select->new($self->{connection});
+    my $deadline = time + $self->{timeout};
     while (length($self->{buffer}) - $self->{at} < $wanted) {
         my $got = sysread $self->{connection}, $self->{buffer}, 1 << 18, length $self->{buffer};
         die "Redis closed the connection\n" if defined $got && $got == 0;
-        next if defined $got;
+        if (defined $got) {
+            $deadline = time + $self->{timeout};
+            next;
+        }
         die "Redis: $!\n" unless $!{EAGAIN} || $!{EINTR};
-        $select->can_read($self->{timeout}) or die "Redis gave no reply for $self->{timeout} s\n";
+        # a signal ends select early, and looks like a time-out
+        next if $select->can_read($self->{timeout}) || time < $deadline;
+        die "Redis gave no reply for $self->{timeout} s\n";
     }
     return;
 }

@@ -29,7 +29,7 @@ TEST(backoff, doubles_up_to_the_cap) {
 }
 
 TEST(backoff, stays_within_its_bounds) {
-    for (auto [least, most] : bounds)
+    for (const auto &[least, most] : bounds)
         for (int attempt = 1; attempt < 100; ++attempt)
             for (double random : samples) {
                 int delay = backoff(attempt, least, most, random);
@@ -39,7 +39,7 @@ TEST(backoff, stays_within_its_bounds) {
 }
 
 TEST(backoff, never_gets_shorter_with_the_same_luck) {
-    for (auto [least, most] : bounds)
+    for (const auto &[least, most] : bounds)
         for (double random : samples)
             for (int attempt = 1; attempt < 100; ++attempt)
                 EXPECT_LE(backoff(attempt, least, most, random), backoff(attempt + 1, least, most, random));

@@ -149,7 +149,8 @@ $redis->sigcont;
 wait_settled_there('app');
 ok_streams($node, $redis, 'the batch is complete and in order', db => 'app', ignore => $not_of_app);
 my $load = start_load($node, db => 'app', clients => 2, rate => 200);
-for my $command ('VACUUM FULL outbox.event_0', 'REINDEX TABLE outbox.event_0', 'VACUUM FULL outbox.tick_0') {
+for my $command ('VACUUM FULL outbox.event_0', 'REINDEX TABLE outbox.event_0', 'VACUUM FULL outbox.tick_0',
+    'REINDEX TABLE CONCURRENTLY outbox.event_0', 'REINDEX TABLE CONCURRENTLY outbox.tick_0') {
     quickly('app', $command, "$command under load");
 }
 $load->stop;

@@ -39,6 +39,7 @@ class dispatcher {
     void answer_flush();
     void wait(int ms);
     void rest();
+    void finish_healing();
     void set_state(shared::worker_state state);
     void publish();
     void lose(const char *doing);
@@ -85,7 +86,6 @@ class dispatcher {
     bool look_for_tails();
     bool is_sinks_fault(const redisReply &reply);
     void accept_look();
-    void finish_healing();
     bool match_entries_of_others();
     bool take_over(position marker, position settled, bool &refused);
 
@@ -98,7 +98,7 @@ class dispatcher {
 
     shared::slot *slot_;
     int sink_id_;
-    MemoryContext round_;   // reset after every transaction
+    MemoryContext round_;   // reset with every turn of the loop
     MemoryContext batches_; // what the readers keep
     shared::worker_stats stats_ = {};
 

@@ -75,7 +75,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
     strlcpy(stats_.last_error, stream.error, sizeof stats_.last_error);
     stats_.last_error_at = now;
     const int delay = backoff(stream.attempts, settings::retry_min, settings::retry_max,
-                        pg_prng_double(&pg_global_prng_state));
+                              pg_prng_double(&pg_global_prng_state));
     stream.retry_at = TimestampTzPlusMilliseconds(now, delay);
     if (stream.attempts == 1)
         ereport(WARNING,

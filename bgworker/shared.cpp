@@ -87,8 +87,6 @@ void request() {
     shmem_startup_hook = start_memory;
 }
 
-bool available() { return shm != nullptr; }
-
 static void wake_launcher() {
     if (shm->launcher)
         SetLatch(shm->launcher);

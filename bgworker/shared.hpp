@@ -44,8 +44,6 @@ struct slot {
 
 void request(); // at load time: reserve the memory
 
-bool available(); // false where the library was not preloaded
-
 // From the commit callback; none of them can fail.
 void wake_workers(Oid database);
 void request_reload(Oid database);

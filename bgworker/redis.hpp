@@ -4,7 +4,7 @@
 
 #include "bgworker/position.hpp"
 #include "bgworker/resolve.hpp"
-#include "extension/url.hpp"
+#include "common/url.hpp"
 
 #include <hiredis/hiredis.h>
 

@@ -3,7 +3,7 @@
 
 #include "extension/log_mask.hpp"
 
-#include "extension/url.hpp"
+#include "common/url.hpp"
 
 #include "extension/guard.hpp"
 

@@ -1,5 +1,5 @@
 #include "extension/settings.hpp"
-#include "extension/url.hpp"
+#include "common/url.hpp"
 
 #include "extension/guard.hpp"
 #include "extension/json.hpp"

@@ -1,5 +1,5 @@
 // URLs: what is accepted can be printed and parsed again, and shown without its password.
-#include "extension/url.hpp"
+#include "common/url.hpp"
 
 #include "test/fuzz/fuzz.hpp"
 

@@ -1,4 +1,4 @@
-#include "extension/url.hpp"
+#include "common/url.hpp"
 
 #include <algorithm>
 

@@ -1,13 +1,13 @@
 # outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo` and `make check` set up all they need.
 
-ifneq ($(filter demo check check-versions,$(MAKECMDGOALS)),)
+ifneq ($(filter demo check check-versions check-fuzz,$(MAKECMDGOALS)),)
 
 # With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
 # only says that it is not supported.
-demo check check-versions:
+demo check check-versions check-fuzz:
 	@scripts/$@
 
-.PHONY: demo check check-versions
+.PHONY: demo check check-versions check-fuzz
 
 else
 
@@ -15,8 +15,8 @@ EXTENSION = extension/outbox
 MODULE_big = outbox
 DATA_built = sql/outbox--1.0.sql
 DATA = $(wildcard sql/outbox--*--*.sql)
-OBJS = $(patsubst %.cpp,%.o,$(wildcard extension/*.cpp bgworker/*.cpp))
-PRIVATE_HEADERS = $(wildcard extension/*.hpp bgworker/*.hpp)
+OBJS = $(patsubst %.cpp,%.o,$(wildcard common/*.cpp extension/*.cpp bgworker/*.cpp))
+PRIVATE_HEADERS = $(wildcard common/*.hpp extension/*.hpp bgworker/*.hpp)
 
 # -Wno-register: PostgreSQL 15's headers; -Wno-missing-field-initializers: 18's magic block
 PG_CXXFLAGS = -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-register -Wno-missing-field-initializers

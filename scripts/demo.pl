@@ -1,5 +1,5 @@
 # The story that scripts/demo tells: transactions on the left, the entries that arrive on the right, and in the middle of it
-# the worker and Redis are killed. The servers run already; the folder of both is the argument.
+# a consumer, the worker and Redis are killed. The servers run already; the folder of both is the argument.
 use strict;
 use warnings;
 
@@ -35,14 +35,36 @@ sub how_long_it_takes {
     return;
 }
 
+sub a_consumer_dies {
+    chapter('A consumer dies');
+    paragraph(<<'TEXT');
+Two processes of a service share the streams as one consumer group. For each event they write a line of a statement, in one
+transaction with the event's id. From here on three more sessions work in the background, as fast as they can; their entries are
+counted and not shown. In the middle of it one of the two processes is killed, and a little later the other.
+TEXT
+    start_service(2);
+    $load = start_load(3);
+    columns('transaction', 'entry');
+    scenes(4);
+    my $before = lines_written();
+    wait_briefly(sub { lines_written() - $before }, 100);
+    alarm(sprintf 'consumer %d killed with -9', kill_consumer());
+    scenes(3);
+    start_consumer();
+    scenes(2);
+    alarm(sprintf 'consumer %d killed with -9', kill_consumer());
+    scenes(3);
+    start_consumer();
+    note(sprintf 'Others took over what the two had begun: %s lines are written.', thousands(lines_written()));
+    return;
+}
+
 sub the_worker_dies {
     chapter('The worker dies');
     paragraph(<<"TEXT");
-From here on three more sessions work in the background, as fast as they can; their entries are counted and not shown. One
-transaction is prepared and left so. Then one opens ${\thousands($bulk)} wallets, and as soon as their entries begin to
-arrive the worker is killed.
+One transaction is prepared and left so. Then one opens ${\thousands($bulk)} wallets, and as soon as their entries begin to
+arrive the worker is killed. PostgreSQL restarts itself, so the service loses its database for a moment, too.
 TEXT
-    $load = start_load(3);
     columns('transaction', 'entry');
     scenes(6);
     my $prepared = leave_prepared('lea');
@@ -94,9 +116,11 @@ TEXT
     my $pid = kill_redis('and its data');
     my %before = map { $_->{event_id} => $_->{id} } entries_read();
     alarm(sprintf 'Redis (%d) killed with -9, its data removed: %s entries', $pid, thousands(scalar keys %before));
+    alarm(sprintf 'consumer %d killed with -9', kill_consumer());
     scenes(4);
     start_redis();
-    alarm('Redis started again, empty');
+    start_consumer();
+    alarm('Redis started again, empty, and the consumer');
     scenes(4);
     catch_up();
     my %after = map { $_->{event_id} => $_->{id} } entries_stored();
@@ -111,12 +135,14 @@ TEXT
 sub the_books {
     $load->stop;
     catch_up();
+    note('The service has not handled everything within a minute.') unless catch_up_service();
     my $count = Demo::Verdict::compare(
         ledger => ledger(),
         entries => [ entries_stored() ],
         seen => [ entries_read() ],
         commits => [ commits(), @{ $load->{commits} } ],
         rolled_back => [ rolled_back(), @{ $load->{rolled_back} } ],
+        statement => statement(),
     );
     my $row = sub { my ($name, $what, $remark) = @_; table_row($name, thousands($count->{$what}), $remark) };
     my $zero = sub { my ($name, $what, $remark) = @_; table_row($name, thousands($count->{$what}), $remark, !$count->{$what}) };
@@ -130,6 +156,10 @@ sub the_books {
     $zero->('out of order, by entry ID', 'id_order', 'against the COMMITs of each session');
     $row->('rolled back', 'rolled_back', 'events, with those before ROLLBACK TO');
     $zero->('rolled back but published', 'ghosts', 'entries that nobody committed');
+    $row->('handled', 'handled', 'lines that the service wrote');
+    $zero->('not handled', 'unhandled', 'events without a line');
+    $zero->('handled twice', 'handled_twice', 'events with more than one line');
+    $zero->('handled out of order', 'handled_order', 'per wallet, in the order of the lines');
     my $time = sub { return sprintf '%.1f ms', 1000 * Demo::Verdict::percentile($_[0], @latencies) };
     table_row('COMMIT to XREAD, p50', $time->(0.5), sprintf '%s samples, nothing killed', thousands(scalar @latencies));
     table_row('COMMIT to XREAD, p99', $time->(0.99), sprintf '%s transactions in all', thousands(transactions()));
@@ -141,6 +171,7 @@ my $good = eval {
     set_stage(@ARGV);
     all_is_well();
     how_long_it_takes();
+    a_consumer_dies();
     the_worker_dies();
     redis_dies();
     redis_forgets();

@@ -11,12 +11,14 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC sleep);
 use Demo::Load;
 use Demo::Reader;
 use Demo::Screen;
+use Demo::Service;
 use Demo::Session;
 use Demo::Verdict;
 
 our @EXPORT = qw(
     set_stage open_wallets scenes leave_prepared end_prepared open_many time_deposits start_load catch_up wait_briefly
     kill_9 kill_redis start_redis stat_sink entries_in_redis
+    start_service kill_consumer start_consumer lines_written catch_up_service statement
     entries_read entries_stored ledger commits rolled_back transactions commit_times
 );
 
@@ -24,7 +26,7 @@ my @streams = ('outbox:{wallet}', 'outbox:{transfer}');
 my @wallets = qw(ada ben eve ian kim lea);
 my $pace = 0.11;    # seconds from one transaction to the next: to be read while it runs
 
-my ($dir, $session, $reader, $load);
+my ($dir, $session, $reader, $load, $service);
 my (@commits, @rolled_back, %committed_at, @took);
 my $number = 0;
 my $transactions = 0;
@@ -36,7 +38,7 @@ END {
     my $status = $?;
     if ($$ == $owner) {
         close_line();
-        $_->end for grep { $_ } $load, $reader;
+        $_->end for grep { $_ } $load, $service, $reader;
     }
     $? = $status;
 }
@@ -254,6 +256,27 @@ sub start_load {
     return $load;
 }
 
+# the service
+
+sub start_service { my ($many) = @_; $service = Demo::Service->new($dir, $many); return }
+sub kill_consumer { return $service->kill_one }
+sub start_consumer { $service->start; return }
+sub lines_written { return $session->value('SELECT count(*) FROM statement') }
+
+# Until it has handled every event that is committed now; whether it has.
+sub catch_up_service {
+    my $committed = $session->value('SELECT count(*) FROM ledger');
+    my $until = now() + 60;
+    my $written;
+    do {
+        watch(0.1);
+        $written = lines_written();
+        progress(thousands($written) . ' of ' . thousands($committed) . ' events handled');
+    } while $written < $committed && now() < $until;
+    close_line();
+    return $written >= $committed;
+}
+
 # servers
 
 sub redis { return Redis->new(sock => "$dir/redis.sock") }
@@ -304,6 +327,7 @@ sub start_redis {
 
 sub entries_read { return @{ $reader->{entries} } }
 sub entries_stored { return Demo::Verdict::entries(redis(), @streams) }
+sub statement { return $session->rows('SELECT event_id, topic, wallet, n FROM statement ORDER BY line') }
 sub ledger { return $session->rows('SELECT event_id, wallet, n FROM ledger') }
 sub commits { return \@commits }
 sub rolled_back { return @rolled_back }

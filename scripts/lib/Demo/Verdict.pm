@@ -27,7 +27,7 @@ sub entries {
 
 # ledger: rows of [event_id, wallet, n]; entries: as above; seen: those of the readers; commits: for each session its
 # transactions in the order in which they were committed, [how many of them were committed when it began, ids of its events];
-# rolled_back: ids
+# rolled_back: ids; statement: what the service wrote, rows of [event_id, topic, wallet, n]
 sub compare {
     my (%of) = @_;
     my %count = (
@@ -35,10 +35,12 @@ sub compare {
         published => scalar @{ $of{entries} },
         seen => scalar @{ $of{seen} },
         rolled_back => scalar @{ $of{rolled_back} },
-        map { $_ => 0 } qw(lost duplicated ghosts wallet_order id_order),
+        handled => scalar @{ $of{statement} },
+        map { $_ => 0 } qw(lost duplicated ghosts wallet_order id_order unhandled handled_twice handled_order),
     );
     my %name = (lost => 'lost', duplicated => 'duplicated', ghosts => 'never committed', wallet_order => 'out of order',
-        id_order => 'out of order');
+        id_order => 'out of order', unhandled => 'not handled', handled_twice => 'handled twice',
+        handled_order => 'handled out of order');
     my @details;
     my $blame = sub {
         my ($what, $text) = @_;
@@ -106,8 +108,23 @@ sub compare {
     for my $event_id (grep { $id{$_} && !$seen{$_} } keys %ledger) {
         $blame->('lost', "event $event_id at $id{$event_id} was never read");
     }
+    # the service: each event once, and those of a wallet in a topic in their order
+    my (%handled, %latest_handled);
+    for my $line (@{ $of{statement} }) {
+        my ($event_id, $topic, $wallet, $n) = @$line;
+        my $what = "event $event_id, no. $n of $wallet";
+        $blame->('handled_twice', $what) if $handled{$event_id}++;
+        $blame->('ghosts', "$what was handled") unless $ledger{$event_id};
+        my $latest = $latest_handled{"$topic $wallet"} // 0;
+        $blame->('handled_order', "$what, after $latest") if $n < $latest;
+        $latest_handled{"$topic $wallet"} = $n if $n > $latest;
+    }
+    for my $row (@{ $of{ledger} }) {
+        $blame->('unhandled', "event $row->[0], no. $row->[2] of $row->[1]") unless $handled{ $row->[0] };
+    }
+
     $count{bad} = 0;
-    $count{bad} += $count{$_} for qw(lost duplicated ghosts wallet_order id_order);
+    $count{bad} += $count{$_} for qw(lost duplicated ghosts wallet_order id_order unhandled handled_twice handled_order);
     $count{details} = \@details;
     return \%count;
 }

@@ -15,6 +15,16 @@ CREATE TABLE ledger (
     amount int NOT NULL
 );
 
+-- What the consumers make of the events. It has no key: an event that was handled twice would be here twice.
+CREATE TABLE statement (
+    line bigserial,
+    event_id uuid NOT NULL,
+    topic text NOT NULL,
+    wallet text NOT NULL,
+    n int NOT NULL,
+    amount int NOT NULL
+);
+
 -- The wallet's row is locked from here to the end of the transaction: so its events have an order, and n counts them.
 CREATE FUNCTION book(wallet text, event_type text, amount int) RETURNS uuid LANGUAGE plpgsql AS $$
 DECLARE

@@ -230,6 +230,7 @@ void connection::on_connect(const redisAsyncContext *context, int status) {
         setsockopt(context->c.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
     }
     self->state_ = state::greeting;
+    self->complaint_.clear();
     self->greet();
 }
 
@@ -237,14 +238,20 @@ void connection::on_connect(const redisAsyncContext *context, int status) {
 // PING with an error from some versions on and with PONG in others: the first command that matters will tell.
 void connection::greet() {
     const std::string &user = options_.url.user;
-    if (!password_.empty()) {
+    // a user alone has no password
+    if (!password_.empty() || !user.empty()) {
         if (user.empty())
             send(std::initializer_list<std::string_view>{"AUTH", password_}, must_succeed("AUTH: "), {});
         else
             send(std::initializer_list<std::string_view>{"AUTH", user, password_}, must_succeed("AUTH: "), {});
     }
     // for operators who look at CLIENT LIST; a server that forbids it is fine
-    send(std::initializer_list<std::string_view>{"CLIENT", "SETNAME", options_.name}, [](const redisReply *) {}, {});
+    send(std::initializer_list<std::string_view>{"CLIENT", "SETNAME", options_.name},
+         [this](const redisReply *reply) {
+             if (reply != nullptr && reply->type == REDIS_REPLY_ERROR)
+                 complaint_ = text(*reply);
+         },
+         {});
     send(std::initializer_list<std::string_view>{"INFO", "server"},
          [this](const redisReply *reply) {
              if (reply == nullptr || state_ != state::greeting)
@@ -285,10 +292,8 @@ void connection::greet_server(std::string_view run) {
              }
              uv_timer_stop(&timer_);
              state_ = state::ready;
+             complaint_.clear();
              ++connects_;
-             if (!last_warning_.empty() && options_.log)
-                 options_.log(log_level::warning, "connected to Redis at \"" + options_.url.endpoint() + "\" again");
-             last_warning_.clear();
              ready_();
          },
          {});
@@ -318,8 +323,6 @@ void connection::lost(std::string_view why) {
     drop();
     if (state_ == state::closed)
         return; // one of the outstanding commands had that closed
-    if (was_ready)
-        failures_ = 0;
     warn(was_ready ? "lost the connection to Redis at \"" : "could not connect to Redis at \"", reason);
     back_off();
     if (was_ready && lost_)
@@ -366,10 +369,16 @@ milliseconds connection::next_delay() {
 // Once for each reason, not at every attempt.
 void connection::warn(std::string_view what, std::string_view why) {
     std::string message = std::string(what) + options_.url.endpoint() + "\": " + printable(why);
-    if (message == last_warning_ || !options_.log)
-        return;
-    options_.log(log_level::warning, message);
-    last_warning_ = std::move(message);
+    if (warned_.size() < 20 && warned_.insert(message).second && options_.log)
+        options_.log(log_level::warning, message);
+}
+
+// A server that only says PONG, such as one that is a replica now, is no success: it would be connected to in a hot loop.
+void connection::works() {
+    failures_ = 0;
+    if (!warned_.empty() && options_.log)
+        options_.log(log_level::warning, "connected to Redis at \"" + options_.url.endpoint() + "\" again");
+    warned_.clear();
 }
 
 void connection::command(std::span<const std::string_view> words, reply_function reply, milliseconds patience) {
@@ -430,7 +439,10 @@ void connection::on_reply(redisAsyncContext *context, void *reply, void *) {
         return;
     pending one = std::move(self->pending_.front());
     self->pending_.pop_front();
-    one.reply(static_cast<const redisReply *>(reply));
+    auto *answer = static_cast<const redisReply *>(reply);
+    if (self->state_ == state::ready && answer->type != REDIS_REPLY_ERROR)
+        self->works();
+    one.reply(answer);
     if (self->context_ == context)
         self->poll();
 }
@@ -440,7 +452,15 @@ void connection::on_disconnect(const redisAsyncContext *context, int) {
     if (self == nullptr || self->context_ != context)
         return;
     self->context_ = nullptr; // hiredis frees it
-    self->lost(context->errstr != nullptr && context->errstr[0] != '\0' ? context->errstr : "the server closed it");
+    // What it says before it closes is the reason, such as "max number of clients reached": that is no answer to anything.
+    char words[256];
+    auto said = recv(context->c.fd, words, sizeof words, MSG_DONTWAIT);
+    if (self->state_ == state::greeting && said > 1 && words[0] == '-')
+        self->complaint_.assign(words + 1, std::find(words + 1, words + said, '\r'));
+    if (!self->complaint_.empty())
+        self->lost(self->complaint_);
+    else
+        self->lost(context->errstr != nullptr && context->errstr[0] != '\0' ? context->errstr : "the server closed it");
 }
 
 // The watchdog looks when the oldest reply is due, and not at every command.

@@ -9,6 +9,7 @@
 #include <initializer_list>
 #include <memory>
 #include <random>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -92,6 +93,7 @@ class connection {
     void poll();
     void send(std::span<const std::string_view> words, reply_function reply, std::chrono::milliseconds patience);
     void warn(std::string_view what, std::string_view why);
+    void works();
     std::chrono::milliseconds next_delay();
 
     static void on_reply(redisAsyncContext *context, void *reply, void *self);
@@ -110,8 +112,9 @@ class connection {
     std::string password_;  // as it was when the connection was begun
     std::string client_id_; // the server's number for the last connection,
     std::string run_;       // in this run of it; empty if that is not to be known
-    int failures_ = 0;
-    std::string last_warning_;
+    int failures_ = 0;             // since the last answer that was of use
+    std::set<std::string> warned_; // of since then
+    std::string complaint_;        // an error that the greeting can do without
     std::minstd_rand random_{std::random_device{}()};
 
     uv_timer_t timer_{};     // backoff, connect timeout

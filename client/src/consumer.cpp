@@ -95,7 +95,8 @@ static bool is_name(std::string_view text, std::string_view forbidden) {
 void consumer_options::validate() const {
     outbox::redis_url url;
     std::string why;
-    require(parse_redis_url(redis_url, url, why), "redis_url: " + why);
+    bool is_url = parse_redis_url(redis_url, url, why);
+    require(is_url, "redis_url: " + why);
     require(!group.empty(), "the group is missing: set consumer_options::group (OUTBOX_GROUP) to the name that all processes "
                             "of this service share");
     require(is_name(group, "{}:"), "the group may have at most 200 bytes, and no space, control character, brace or colon");

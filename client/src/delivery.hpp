@@ -71,6 +71,7 @@ struct delivery {
     bool unseen = false;     // nobody has asked yet what other consumers have before it
     bool running = false;    // a handler has it; its fields but lease_until are the worker's until it is back
     bool written = false;    // its attempts are in Redis
+    bool alone = false;      // asked for in a script of its own: a key that it needs, or another did, is of a wrong type
     bool renewing = false;   // its lease is being renewed
     bool verifying = false;  // it waits for that, because its lease has run out
     bool suspect = false;    // taken over after an attempt whose end nobody knows

@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "src/inbox_runner.hpp"
-#include "src/no_sigpipe.hpp"
+#include "src/signals.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -41,7 +41,14 @@ engine::engine(const consumer_options &options, std::shared_ptr<const handlers> 
 }
 
 engine::~engine() {
-    uv_close(reinterpret_cast<uv_handle_t *>(&wake_), nullptr);
+    // all of them, if run() could not begin
+    uv_walk(
+        &loop_,
+        [](uv_handle_t *handle, void *) {
+            if (uv_is_closing(handle) == 0)
+                uv_close(handle, nullptr);
+        },
+        nullptr);
     uv_run(&loop_, UV_RUN_DEFAULT);
     uv_loop_close(&loop_);
 }

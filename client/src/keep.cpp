@@ -136,8 +136,18 @@ void engine::verify(std::vector<delivery *> &stale) {
 // calls `then`, with false if Redis did not answer, or refused.
 void engine::take_over(stream &stream, bool mine, std::string after, std::function<void(bool)> then) {
     std::size_t room = options_.prefetch > held_ ? options_.prefetch - held_ : 0;
-    if (mine)
+    if (mine) {
         room = take_at_once; // it is pending with nobody else
+    } else if (room == 0) {
+        // What waits for others' entries must not keep them from being taken over: if they are a dead consumer's, nothing
+        // would ever move. The oldest come first, so a page of them lets something go on.
+        std::size_t blocked = 0;
+        for (auto &held : streams_)
+            for (const delivery *one = held->first_held; one != nullptr; one = one->next_held)
+                blocked += one->held;
+        if (held_ < options_.prefetch + std::min(blocked, options_.prefetch) || (blocked == held_ && after == "-"))
+            room = std::min(blocked, take_at_once);
+    }
     // not more bytes at once than may be read ahead, but one at least
     if (room > 1)
         room = std::clamp<std::size_t>(static_cast<std::size_t>(static_cast<double>(options_.prefetch_bytes) / entry_bytes_), 1, room);

@@ -1,8 +1,7 @@
 #include "src/keeper.hpp"
 
-#include <csignal>
-
 #include "src/inbox.hpp"
+#include "src/signals.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -12,11 +11,8 @@ using std::chrono::steady_clock;
 
 keeper::keeper(const consumer_options &options) : shared_(std::make_shared<shared>()) {
     shared_->options = options;
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
+    no_signals guard;
     thread_ = std::thread([shared = shared_] { work(shared); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
 keeper::~keeper() {

@@ -1,6 +1,11 @@
 #include "src/pool.hpp"
 
-#include <csignal>
+#include <algorithm>
+#include <system_error>
+
+#include <outbox/error.hpp>
+
+#include "src/signals.hpp"
 
 namespace outbox::detail {
 
@@ -9,17 +14,21 @@ pool::pool(int threads, std::shared_ptr<const handlers> handlers, std::shared_pt
     shared_->handlers = std::move(handlers);
     shared_->mailbox = std::move(mailbox);
     shared_->make = std::move(make);
-    shared_->alive = threads;
-    // signals are for the program's own threads
-    sigset_t all, before;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    for (int i = 0; i < threads; ++i)
-        threads_.emplace_back([shared = shared_] { work(shared); });
-    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    no_signals guard;
+    try {
+        while (shared_->alive < threads) {
+            threads_.emplace_back([shared = shared_] { work(shared); });
+            ++shared_->alive; // nobody looks before the end
+        }
+    } catch (const std::system_error &) {
+        stop();
+        throw error("could not start " + std::to_string(threads) + " threads: lower consumer_options::concurrency");
+    }
 }
 
-pool::~pool() {
+pool::~pool() { stop(); }
+
+void pool::stop() {
     bool all_ended;
     {
         std::unique_lock guard(shared_->lock);

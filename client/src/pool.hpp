@@ -19,6 +19,7 @@ class pool {
     // Makes the transaction runner of a thread, in that thread; may be empty.
     using make_runner = std::function<std::unique_ptr<transaction_runner>()>;
 
+    // Throws outbox::error if there cannot be so many.
     pool(int threads, std::shared_ptr<const handlers> handlers, std::shared_ptr<mailbox> mailbox, make_runner make);
 
     // Threads that are still in a handler live on, with what they need, and end after it.
@@ -45,6 +46,7 @@ class pool {
         std::shared_ptr<detail::mailbox> mailbox;
         make_runner make;
     };
+    void stop();
     static void work(const std::shared_ptr<shared> &shared);
 
     std::shared_ptr<shared> shared_;

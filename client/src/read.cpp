@@ -142,9 +142,10 @@ void engine::read() {
     auto topics = static_cast<double>(topics_->size());
     auto bytes = static_cast<double>(options_.prefetch_bytes);
     double entries = std::max(static_cast<double>(options_.prefetch), 2 * topics);
+    double most = std::min(entries, bytes / entry_bytes_);
     double room = std::min(entries - static_cast<double>(held_), (bytes - static_cast<double>(held_bytes_)) / entry_bytes_);
     // A few large reads are cheaper than many small ones. With nothing held one is always read, however large it is.
-    if (held_ > 0 && room < std::max({1.0, std::min(topics, entries / 2), std::min(entries, bytes / entry_bytes_) / 4}))
+    if (held_ > 0 && room < std::max({1.0, std::min(topics, most / 2), most / 4}))
         return;
     room = std::max(1.0, room / topics);
     std::string count = std::to_string(static_cast<std::size_t>(room));

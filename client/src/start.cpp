@@ -138,8 +138,8 @@ void engine::begin_all() {
     std::string ttl = std::to_string(options_.idempotency_ttl.count());
     for (auto from = asked.begin(); from != asked.end();) {
         stream &stream = *(*from)->stream;
-        auto to = std::find_if(from, asked.end(), [&stream](auto *one) { return one->stream != &stream; });
-        to = std::min(to, from + begin_at_once);
+        auto to = std::find_if(from, asked.end(), [&stream](auto *one) { return one->stream != &stream || one->alone; });
+        to = std::max(from + 1, std::min(to, from + begin_at_once));
         std::vector<delivery *> part(from, to);
         from = to;
 
@@ -170,9 +170,16 @@ void engine::begun(const std::vector<delivery *> &asked, const redisReply *reply
         failed = true;
     }
     if (failed) {
-        // Nothing is known to have begun, and beginning again does no harm. Not at once: Redis may say so for long.
+        // Nothing is known to have begun, and beginning again does no harm. Not at once: Redis may say so for long. But it may
+        // be about the key of a single one, for which the others must not wait.
+        bool key = reply != nullptr && classify(*reply) == trouble::key;
         for (delivery *one : asked)
-            scheduler_.delay(*one, lease_clock::now() + options_.reconnect_min);
+            if (key && asked.size() > 1) {
+                one->alone = true;
+                scheduler_.put_back(*one);
+            } else {
+                scheduler_.delay(*one, lease_clock::now() + (key ? options_.reconnect_max / 10 : options_.reconnect_min));
+            }
         return;
     }
     for (std::size_t i = 0; i < asked.size(); ++i) {

@@ -6,8 +6,8 @@
 
 #include <sys/time.h>
 
-#include "src/no_sigpipe.hpp"
 #include "src/reply.hpp"
+#include "src/signals.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -50,7 +50,7 @@ void sync_redis::connect() {
     try {
         if (!url_.password.empty() && url_.user.empty())
             command({"AUTH", url_.password});
-        else if (!url_.password.empty())
+        else if (!url_.user.empty())
             command({"AUTH", url_.user, url_.password});
         if (url_.database != 0)
             command({"SELECT", std::to_string(url_.database)});

@@ -343,12 +343,10 @@ void memory_runner::forget(delivery &one) {
     ask_again();
 }
 
-// What waits for another entry may be waiting no longer; or for one that came in behind it since, and belongs before it.
+// What waits for another entry may be waiting no longer.
 void memory_runner::ask_again() {
-    for (delivery *one : blocked_) {
-        scheduler_.remove(*one);
-        scheduler_.admit(*one);
-    }
+    for (delivery *one : blocked_)
+        scheduler_.put_back(*one);
     blocked_.clear();
 }
 

@@ -149,6 +149,22 @@ TEST(Options, an_event_that_waits_for_its_retry_stops_no_other_topic_with_little
     EXPECT_TRUE(eventually([&] { return consumer->stats().handled == 10; }));
 }
 
+TEST(Options, events_that_wait_for_their_retry_hold_no_more_memory_than_their_own) {
+    redis_server redis;
+    std::string payload = '"' + std::string(500'000, 'x') + '"';
+    for (std::uint64_t n = 0; n < 64; ++n)
+        append(redis, {.id = event_id(n), .type = n % 8 == 0 ? "wallet.bad" : "wallet.good", .payload = payload});
+    auto options = quick_options(redis);
+    options.prefetch_bytes = 8'000'000;
+    options.retry.initial = options.retry.max = 1h;
+    running_consumer consumer(options, [&](class consumer &to) {
+        to.on("wallet.good", [](const event &) {});
+        to.on("wallet.bad", [](const event &) { throw std::runtime_error("not now"); });
+    });
+    EXPECT_TRUE(eventually([&] { return consumer->stats().handled == 56 && consumer->stats().waiting_retry == 8; }));
+    EXPECT_LE(consumer->stats().held_bytes, 8'000'000u);
+}
+
 // how much at once
 
 TEST(Options, so_many_handlers_run_at_once_as_concurrency_says) {
@@ -559,7 +575,7 @@ TEST(Options, what_cannot_work_is_refused_with_what_to_do_before_anything_connec
         {[](o &o) { o.retry.multiplier = 0.5; }, "retry.multiplier must be 1 or more"},
         {[](o &o) { o.retry.jitter = 2; }, "retry.jitter must be 0 to 1"},
         {[](o &o) { o.retry.jitter = NAN; }, "retry.jitter must be 0 to 1"},
-        {[](o &o) { o.inbox = "no conninfo"; }, "inbox"},
+        {[](o &o) { o.inbox = "no conninfo"; }, "the connection string of the inbox"},
         {[](o &o) { o.inbox_retention = -1s; }, "inbox_retention must be 0"},
         {[](o &o) { o.start = "$"; }, "start must be \"0\" or a position <ms>-<n>, not \"$\""},
         {[](o &o) { o.start = ""; }, "start must be"},
@@ -654,7 +670,7 @@ TEST(Options, name_the_variable_that_is_no_number) {
         for (auto value : {"four", "4x", " 4", "4 ", "0x10", "1e", "99999999999999999999999999999999", "--1", "-", "+1"}) {
             if (variable == std::string("OUTBOX_RATE_LIMIT") && value == std::string("99999999999999999999999999999999"))
                 continue; // is one
-            environment set({{variable, value}});
+            environment set({std::pair<std::string, std::string>(variable, value)});
             try {
                 consumer_options::from_env();
                 ADD_FAILURE() << variable << "=" << value;

@@ -1080,6 +1080,22 @@ TEST_F(TestingParked, ARedriveReleasesThemInOrderBeforeWhatIsNew) {
     EXPECT_EQ(seen(), texts{"a6"});
 }
 
+TEST_F(TestingParked, WhatIsReleasedComesInHoweverMuchWaitsForIt) {
+    auto narrow = parking();
+    narrow.prefetch = 1;
+    consumer consumer(narrow, broker_);
+    consumer.on("wallet.created", rejecting());
+    publish("a1", "a");
+    publish("a2", "a");
+    consumer.run();
+    broken_.clear();
+    publish("a3", "a");
+    broker_.redrive("wallet", "billing", dead()[0].id);
+    seen();
+    consumer.run();
+    EXPECT_EQ(seen(), (texts{"a1", "a2", "a3"}));
+}
+
 TEST_F(TestingParked, WhatIsReleasedKeepsItsPositionAndFields) {
     consumer consumer(parking(), broker_);
     texts positions;

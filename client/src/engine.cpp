@@ -126,13 +126,8 @@ void engine::open() {
     settings.response_timeout = options_.response_timeout;
     settings.reconnect_min = options_.reconnect_min;
     settings.reconnect_max = options_.reconnect_max;
-    settings.log = options_.log;
+    settings.log = [this](log_level level, std::string_view message) { log_seldom(level, std::string(message)); };
     commands_ = std::make_unique<connection>(loop_, settings, [this] { commands_ready(); }, [this] { commands_lost(); });
-    // one of the two is enough to say that Redis is away
-    settings.log = [this](log_level level, std::string_view message) {
-        if (commands_->ready())
-            log(level, std::string(message));
-    };
     reader_ = std::make_unique<connection>(loop_, settings, [this] { reader_ready(); }, [this] { reader_lost(); });
 
     housekeeping_.init(loop_, [this] { keep(); });
@@ -291,8 +286,6 @@ void engine::begin_to_stop() {
         return;
     stopping_ = stopping::handlers;
     stop_asked_ = true; // also where a signal did: the consumer runs once
-    log(log_level::info, "stopping: " + std::to_string(submitted_) + " handlers have " +
-                             std::to_string(options_.shutdown_timeout.count()) + " ms to finish");
     for (timer *one : {&groups_timer_, &read_timer_, &poll_timer_, &due_timer_, &token_timer_})
         one->stop();
     // Redis drops a blocked read with its connection. An entry that it had just sent is found in give_back().
@@ -305,6 +298,8 @@ void engine::begin_to_stop() {
     for (delivery *one : begun_)
         scheduler_.put_back(*one);
     begun_.clear();
+    log(log_level::info, "stopping: " + std::to_string(submitted_) + " handlers have " +
+                             std::to_string(options_.shutdown_timeout.count()) + " ms to finish");
     stop_timer_.start(options_.shutdown_timeout);
 }
 

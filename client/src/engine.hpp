@@ -127,7 +127,10 @@ class engine final : public runner {
     void admit(stream &stream, const redisReply *outermost, const std::vector<arrival> &arrivals, std::size_t bytes,
                time_point asked);
     delivery *find_held(const stream &stream, entry_id id) const;
+    bool came_again(delivery &one, time_point asked);
     void hold_back(delivery &one);
+    void keep_alone(delivery &one);
+    void leave_batch(delivery &one);
 
     // start.cpp
     void pump();
@@ -156,6 +159,7 @@ class engine final : public runner {
     void die(delivery &one, std::string reason);
     void bury(delivery &one);
     void retry(delivery &one, milliseconds delay);
+
     void drop(delivery &one); // somebody else has it
     void forget(delivery &one);
 
@@ -196,6 +200,7 @@ class engine final : public runner {
     bool groups_ready_ = false, groups_asked_ = false;
     bool swept_ = false; // what is pending with this name was left by this process, and not by an earlier one
     milliseconds groups_delay_{0};
+    time_point groups_tried_{};
     bool reading_ = false;
     milliseconds read_delay_{0};
     std::size_t held_ = 0, held_bytes_ = 0;

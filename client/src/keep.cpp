@@ -135,22 +135,17 @@ void engine::verify(std::vector<delivery *> &stale) {
 // Takes over what others have left, or (mine) what is pending here without being in hand, as far as there is room; then
 // calls `then`, with false if Redis did not answer, or refused.
 void engine::take_over(stream &stream, bool mine, std::string after, std::function<void(bool)> then) {
-    std::size_t room = options_.prefetch > held_ ? options_.prefetch - held_ : 0;
-    if (mine) {
-        room = take_at_once; // it is pending with nobody else
-    } else if (room == 0) {
-        // What waits for others' entries must not keep them from being taken over: if they are a dead consumer's, nothing
-        // would ever move. The oldest come first, so a page of them lets something go on.
-        std::size_t blocked = 0;
-        for (auto &held : streams_)
-            for (const delivery *one = held->first_held; one != nullptr; one = one->next_held)
-                blocked += one->held;
-        if (held_ < options_.prefetch + std::min(blocked, options_.prefetch) || (blocked == held_ && after == "-"))
-            room = std::min(blocked, take_at_once);
-    }
-    // not more bytes at once than may be read ahead, but one at least
-    if (room > 1)
-        room = std::clamp<std::size_t>(static_cast<std::size_t>(static_cast<double>(options_.prefetch_bytes) / entry_bytes_), 1, room);
+    auto fit = [this](std::size_t bytes) { return static_cast<std::size_t>(static_cast<double>(bytes) / entry_bytes_); };
+    std::size_t room = 0;
+    if (mine)
+        room = std::max<std::size_t>(1, fit(options_.prefetch_bytes)); // it is pending with nobody else
+    else if (held_ < options_.prefetch && held_bytes_ < options_.prefetch_bytes)
+        room = std::min(options_.prefetch - held_, std::max<std::size_t>(held_ == 0, fit(options_.prefetch_bytes - held_bytes_)));
+    // What waits for others' entries must not keep them from being taken over: if they are a dead consumer's, nothing would ever
+    // move. While a thread is free and nothing here may start, there is room for some more: the oldest, which come first.
+    bool free = submitted_ < static_cast<std::size_t>(options_.concurrency) && begun_.empty() && asking_ == 0;
+    if (room == 0 && after == "-" && free && scheduler_.peek(lease_clock::now()) == nullptr)
+        room = std::max<std::size_t>(1, fit(options_.prefetch_bytes));
     if ((stream.taking_over && !mine) || room == 0 || !commands_->ready()) {
         then(commands_->ready());
         return;
@@ -176,13 +171,18 @@ void engine::take_over(stream &stream, bool mine, std::string after, std::functi
                                       " were trimmed away before they were handled; their positions are in the dead letters");
         }
         std::vector<arrival> arrivals;
+        bool look = false;
         const redisReply &rows = *reply->element[2];
         for (std::size_t i = 0; i < rows.elements; ++i) {
             const redisReply &row = *rows.element[i];
             entry_id id;
             if (row.type != REDIS_REPLY_ARRAY || row.elements != 4 || !parse(text(*row.element[0]), id) ||
-                row.element[1]->type != REDIS_REPLY_ARRAY || find_held(stream, id) != nullptr)
+                row.element[1]->type != REDIS_REPLY_ARRAY)
                 continue;
+            if (delivery *here = find_held(stream, id)) {
+                look |= row.element[1]->elements > 0 && came_again(*here, asked);
+                continue;
+            }
             // Not written down: the first attempt, which may have been made (or, with a single attempt, is always written).
             // What nobody else has had, and did not arrive here (this is its second delivery), was not; unless "here" was an
             // earlier process of the same name.
@@ -200,6 +200,8 @@ void engine::take_over(stream &stream, bool mine, std::string after, std::functi
             log(log_level::info, "took over " + std::to_string(arrivals.size()) + " entries of " + stream.key);
         }
         admit(stream, reply, arrivals, arena_size(reply), asked);
+        if (look)
+            inspect(stream);
         std::string next(text(*reply->element[1]));
         if (next.empty())
             then(true);

@@ -248,7 +248,8 @@ std::size_t group_topic::unfinished() const {
 // The generic cell rate algorithm.
 bool group::take_token(time now, double rate) noexcept {
     double interval = 1e6 / rate;
-    double burst = static_cast<double>(std::max<long>(1, std::lround(rate / 10))); // a tenth of a second's worth may come at once
+    // a tenth of a second's worth may come at once
+    double burst = static_cast<double>(std::max<long>(1, std::lround(rate / 10)));
     double at = static_cast<double>(now.time_since_epoch().count()) * 1000;
     double limit = at + burst * interval;
     double next = std::clamp(arrival, at, limit);

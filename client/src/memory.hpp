@@ -1,5 +1,5 @@
-// What the in-memory broker has in place of Redis: streams, and what a group keeps about a topic. group_topic does what the
-// scripts do (src/scripts.hpp), on the same names; what they say about leases and dead processes has no place here.
+// What the in-memory broker has in place of Redis: streams, and what a group keeps about a topic. A group_topic does what
+// the scripts do (src/scripts.hpp), by the same names; leases and dead processes have no place here.
 #pragma once
 
 #include <chrono>

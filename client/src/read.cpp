@@ -5,6 +5,7 @@
 
 #include "src/engine.hpp"
 #include "src/entry.hpp"
+#include "src/event_access.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -23,6 +24,7 @@ void engine::ensure_groups() {
     }
     groups_asked_ = true;
     groups_ready_ = false;
+    groups_tried_ = lease_clock::now();
     if (keeper_ == nullptr) {
         create_groups({});
         return;
@@ -91,7 +93,9 @@ void engine::groups_missing() {
         void_leases(*stream);
     if (stopping_ != stopping::no || groups_asked_ || groups_timer_.active())
         return;
-    groups_timer_.start(groups_delay_);
+    // The delay begins anew when a read went well, which it may between two losses.
+    auto since = std::chrono::floor<milliseconds>(lease_clock::now() - groups_tried_);
+    groups_timer_.start(std::max(groups_delay_, 500ms - since));
     groups_delay_ = std::clamp<milliseconds>(groups_delay_ * 2, 500ms, 5s);
 }
 
@@ -176,7 +180,7 @@ void engine::on_read(const redisReply *reply, time_point asked) {
         reader_->reconnect(text(*reply));
         return;
     default:
-        log(log_level::warning, "could not read: " + printable(text(*reply)));
+        log_seldom(log_level::warning, "could not read: " + printable(text(*reply)));
         read_delay_ = std::clamp<milliseconds>(read_delay_ * 2, options_.reconnect_min, options_.reconnect_max);
         read_timer_.start(read_delay_);
         return;
@@ -252,11 +256,71 @@ void engine::hold_back(delivery &one) {
     scheduler_.reconsider(one);
 }
 
+// It was delivered to us again while it is in hand. True if the caller is to inspect.
+bool engine::came_again(delivery &one, time_point asked) {
+    if (one.is == delivery::state::settling)
+        return false;
+    // what was asked about it before may be answered "not yours" yet
+    one.lost = one.renewing = false;
+    one.lease_until.store(asked + options_.claim_idle, std::memory_order_relaxed);
+    if (one.verifying) {
+        one.verifying = false;
+        scheduler_.put_back(one);
+    }
+    if (one.is == delivery::state::started)
+        return false;
+    hold_back(one);
+    return one.held;
+}
+
 // What an event's views point into: the reply, and the topic's name.
 struct event_memory {
     std::shared_ptr<const void> reply;
     std::shared_ptr<const std::vector<std::string>> topics;
 };
+
+// One that is going to wait for long takes its texts out of the reply that it came with: or that, and what came beside it,
+// would wait as well.
+void engine::keep_alone(delivery &one) {
+    struct own_memory {
+        std::string text;
+        std::shared_ptr<const std::vector<std::string>> topics;
+    };
+    event::fields fields = event_access::fields(one.event);
+    std::string_view position = one.event.position();
+    std::string_view *const texts[] = {&fields.id,          &fields.type,    &fields.aggregate_type, &fields.aggregate_id,
+                                       &fields.occurred_at, &fields.headers, &fields.payload,        &position,
+                                       &one.id_text};
+    std::size_t size = 0;
+    for (const std::string_view *text : texts)
+        size += text->size();
+    if (one.batch->bytes <= 2 * size + 4096)
+        return;
+    auto memory = std::make_shared<own_memory>();
+    memory->topics = topics_;
+    memory->text.reserve(size); // so the views stay good
+    for (std::string_view *text : texts) {
+        const char *begin = memory->text.data() + memory->text.size();
+        memory->text += *text;
+        *text = std::string_view(begin, text->size());
+    }
+    one.event = event(fields, one.event.topic(), position, one.event.attempt(), memory);
+
+    auto alone = std::make_unique<batch>();
+    alone->bytes = sizeof(own_memory) + size;
+    alone->live = 1;
+    leave_batch(one);
+    held_bytes_ += alone->bytes;
+    one.batch = alone.release();
+    counters_.held_bytes.set(held_bytes_);
+}
+
+void engine::leave_batch(delivery &one) {
+    if (--one.batch->live > 0)
+        return;
+    held_bytes_ -= one.batch->bytes;
+    delete one.batch;
+}
 
 void engine::admit(stream &stream, const redisReply *outermost, const std::vector<arrival> &arrivals, std::size_t bytes,
                    time_point asked) {
@@ -276,11 +340,7 @@ void engine::admit(stream &stream, const redisReply *outermost, const std::vecto
         // New entries come in order; what comes late, or again, may be here already.
         if (id <= stream.newest) {
             if (delivery *here = find_held(stream, id)) {
-                if (here->is != delivery::state::started && here->is != delivery::state::settling) {
-                    here->lease_until.store(asked + options_.claim_idle, std::memory_order_relaxed);
-                    hold_back(*here);
-                    look |= here->held;
-                }
+                look |= came_again(*here, asked);
                 continue;
             }
         } else {

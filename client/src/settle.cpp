@@ -5,6 +5,7 @@
 #include "src/engine.hpp"
 #include "src/entry.hpp"
 #include "src/event_access.hpp"
+#include "src/rules.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -24,45 +25,34 @@ void engine::collect() {
 }
 
 void engine::ended(delivery &one) {
-    outcome end = std::move(one.end);
-    if (end.is == outcome::kind::stale) {
+    if (one.end.is == outcome::kind::stale) {
         // it has not started: the round asks whether it is still ours
         scheduler_.put_back(one);
         return;
     }
-    if (end.is == outcome::kind::handled || end.is == outcome::kind::duplicate) {
-        (end.is == outcome::kind::handled ? counters_.handled : counters_.duplicates).add();
-        settle(one);
-        return;
-    }
-    if (end.is == outcome::kind::unavailable) {
+    if (one.end.is == outcome::kind::unavailable) {
         // the event is not to blame, so it spends no attempt; the others wait as well, in their own time
-        log_seldom(log_level::warning, printable(end.error));
+        log_seldom(log_level::warning, printable(one.end.error));
         retry(one, std::clamp<milliseconds>(options_.reconnect_min * 10, 0ms, options_.reconnect_max));
         return;
     }
-    counters_.failed.add();
-    ++one.attempts;
-    event_access::set_attempt(one.event, one.attempts + 1);
+    verdict next = judge(one, options_, counters_, std::uniform_real_distribution<double>()(random_));
+    if (next.is == verdict::kind::settle) {
+        settle(one);
+        return;
+    }
     one.suspect = false;
-    if (one.lost) {
+    if (one.lost)
         drop(one); // whoever has it now tries again
-        return;
-    }
-    if (end.is == outcome::kind::rejected || one.attempts >= options_.retry.max_attempts) {
-        die(one, std::move(end.error));
-        return;
-    }
-    double random = std::uniform_real_distribution<double>()(random_);
-    milliseconds delay = end.is == outcome::kind::later ? end.delay : options_.retry.delay(one.attempts, random);
-    log(log_level::info, std::string(one.event.type()) + " " + std::string(one.event.id()) + " failed in attempt " +
-                             std::to_string(one.attempts) + " of " + std::to_string(options_.retry.max_attempts) +
-                             ", again in " + std::to_string(delay.count()) + " ms: " + printable(end.error));
-    retry(one, delay);
+    else if (next.is == verdict::kind::die)
+        bury(one);
+    else
+        retry(one, next.delay);
 }
 
 // A handler may say "never"; a clock that counts nanoseconds ends after 292 years.
 void engine::retry(delivery &one, milliseconds delay) {
+    keep_alone(one);
     scheduler_.delay(one, lease_clock::now() + std::min<milliseconds>(delay, std::chrono::years(100)));
 }
 
@@ -132,11 +122,6 @@ void engine::acknowledged(stream &stream, const std::vector<delivery *> &part, c
         forget(*one);
 }
 
-void engine::die(delivery &one, std::string reason) {
-    one.reason = std::move(reason);
-    bury(one);
-}
-
 // Its lane waits until Redis has it among the dead letters, so that with park_aggregate the next one finds it there.
 void engine::bury(delivery &one) {
     one.is = delivery::state::started;
@@ -163,10 +148,7 @@ void engine::bury(delivery &one) {
             drop(one);
             return;
         }
-        counters_.dead_lettered.add();
-        log(log_level::warning, "moved " + printable(one.event.type()) + " at " + std::string(one.id_text) + " of " +
-                                    one.stream->key + " to the dead letters after " + std::to_string(one.attempts) +
-                                    (one.attempts == 1 ? " attempt: " : " attempts: ") + printable(one.reason));
+        note_burial(one, one.stream->key, options_, counters_);
         scheduler_.remove(one);
         forget(one);
     });
@@ -176,11 +158,13 @@ void engine::bury(delivery &one) {
 void engine::drop(delivery &one) {
     counters_.lost_leases.add();
     bool look = false;
-    scheduler_.for_each_behind(one, [this, &look](delivery &other) {
+    stream &stream = *one.stream;
+    scheduler_.for_each_behind(one, [this, &look, &stream](delivery &other) {
+        if (other.stream != &stream)
+            return; // nothing in its own stream has changed, and nobody would look there
         other.held = other.unseen = look = true;
         scheduler_.reconsider(other);
     });
-    stream &stream = *one.stream;
     scheduler_.remove(one);
     forget(one);
     if (look)
@@ -194,10 +178,7 @@ void engine::forget(delivery &one) {
     --held_;
     if (last_chance_ == &one)
         last_chance_ = nullptr;
-    if (--one.batch->live == 0) {
-        held_bytes_ -= one.batch->bytes;
-        delete one.batch;
-    }
+    leave_batch(one);
     delete &one;
     counters_.held.set(held_);
     counters_.held_bytes.set(held_bytes_);

@@ -126,10 +126,12 @@ class memory_runner final : public runner {
     scheduler scheduler_;
     std::shared_ptr<mailbox> mailbox_ = std::make_shared<mailbox>([] {});
     std::map<entry_id, delivery *> held_;
-    std::map<std::pair<const stream *, std::uint64_t>, entry_id> foreign_; // the first entry of each aggregate that others have
-    std::vector<delivery *> blocked_; // began to wait for another entry: there is no time at which to ask again
+    std::vector<delivery *> blocked_; // wait for another entry: there is no time at which to ask again
     std::size_t outstanding_ = 0;     // are with a handler
     bool token_ = false;              // of the rate limit
+
+    // the first entry of each aggregate that others have
+    std::map<std::pair<const stream *, std::uint64_t>, entry_id> foreign_;
     std::uint64_t seen_given_back_ = 0;
 
     std::atomic<bool> stop_asked_{false};
@@ -179,8 +181,8 @@ void memory_runner::open() {
     counters_.connected.set(1);
 }
 
-// What other consumers of the group have done meanwhile. What they gave back is taken over however much is held here: that may
-// be waiting for it.
+// What other consumers of the group have done meanwhile. What they gave back is taken over however much is held here: that
+// may be waiting for it.
 void memory_runner::look_around() {
     seen_given_back_ = broker_.given_back;
     for (memory::source *source : sources_)
@@ -209,8 +211,8 @@ bool memory_runner::is_behind_others(const delivery &one) const {
     return options_.ordering == ordering::aggregate && other != foreign_.end() && other->second < one.id;
 }
 
-// In the order in which it was published, whatever the topic. What is redriven comes in however much is held here: that may be
-// waiting for it.
+// In the order in which it was published, whatever the topic. What is redriven comes in however much is held here: that may
+// be waiting for it.
 void memory_runner::read() {
     for (;;) {
         memory::source *first = nullptr;
@@ -350,7 +352,7 @@ void memory_runner::ask_again() {
     blocked_.clear();
 }
 
-// Others of the group may take over what this one has pending, and does not come back to: also what a token is still out for.
+// Others of the group may take over what this one has pending and does not come back to, also what a token is out for.
 void memory_runner::give_back() {
     if (gone_)
         return;

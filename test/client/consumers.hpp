@@ -44,7 +44,7 @@ inline consumer_options quick_options(const redis_server &redis, std::string gro
 
 // An event's id, the same for the same number.
 inline std::string event_id(std::uint64_t number) {
-    char text[37];
+    char text[48]; // more than it takes, for compilers that reckon with every number
     std::snprintf(text, sizeof text, "01900000-0000-7000-8000-%012llx", static_cast<unsigned long long>(number));
     return text;
 }

@@ -262,7 +262,8 @@ TEST_F(Groups, an_event_that_was_trimmed_away_and_fails_for_good_is_a_dead_lette
     EXPECT_EQ(letters[0].attempts, 3);
 }
 
-TEST_F(Groups, a_consumer_whose_name_is_deleted_with_what_is_pending_on_it_handles_what_it_has) {
+// Redis forgets whose they were, and there is nothing to tell that from an acknowledgement by hand.
+TEST_F(Groups, a_consumer_whose_name_is_deleted_finishes_what_runs_and_goes_on) {
     gate hold;
     auto options = this->options();
     options.claim_idle = 400ms;
@@ -277,14 +278,12 @@ TEST_F(Groups, a_consumer_whose_name_is_deleted_with_what_is_pending_on_it_handl
     ASSERT_TRUE(eventually([&] { return consumer->stats().held == 20 && hold.waiting() == 4; }));
     redis_reply orphans = redis.command({"XGROUP", "DELCONSUMER", wallets, "billing", "deleted"});
     ASSERT_EQ(orphans->integer, 20);
-    // it has looked at its leases, and still has them
-    auto until = std::chrono::steady_clock::now() + options.claim_idle * 2;
-    ASSERT_TRUE(eventually([&] { return std::chrono::steady_clock::now() > until; }));
-    hold.open();
+    ASSERT_TRUE(eventually([&] { return consumer->stats().lost_leases > 0; }));
     publish(redis, 21, 25);
-    ASSERT_TRUE(all_done(25)) << distinct();
-    EXPECT_EQ(handled.count(), 25u);
+    hold.open();
+    ASSERT_TRUE(eventually([&] { return times(21, 25) == 5 && pending(redis, wallets, "billing") == 0; }));
     EXPECT_TRUE(eventually([&] { return consumer->stats().held == 0; }));
+    EXPECT_EQ(handled.count() + consumer->stats().lost_leases, 25u);
 }
 
 TEST_F(Groups, a_group_that_is_set_back_skips_what_is_done_and_handles_the_rest_once) {
@@ -297,13 +296,13 @@ TEST_F(Groups, a_group_that_is_set_back_skips_what_is_done_and_handles_the_rest_
                 hold.pass();
         });
     });
-    publish(redis, 1, 30);
+    publish(redis, 1, 30, 1000);
     ASSERT_TRUE(all_done(30));
     wait = true;
-    publish(redis, 31, 40);
+    publish(redis, 31, 40, 1000);
     ASSERT_TRUE(eventually([&] { return consumer->stats().held == 10 && hold.waiting() == 4; }));
     redis.command({"XGROUP", "SETID", wallets, "billing", "0"});
-    ASSERT_TRUE(eventually([&] { return consumer->stats().duplicates >= 30 - 4; })); // while handlers run and others wait
+    ASSERT_TRUE(eventually([&] { return consumer->stats().duplicates == 30; })); // while handlers run and others wait
     wait = false;
     hold.open();
     ASSERT_TRUE(all_done(40));
@@ -346,19 +345,19 @@ class Inboxed : public ::testing::Test {
 
 TEST_F(Inboxed, effects_happen_once_although_redis_forgets_everything_and_the_outbox_appends_it_again) {
     running_consumer consumer(options(), handle);
-    for (std::uint64_t round = 1; round <= 3; ++round) {
-        publish(redis, 40 * round - 39, 40 * round);
-        if (round == 2) {
-            ASSERT_TRUE(eventually([&] { return saved() == position(80); })) << saved();
+    for (std::uint64_t round = 0; round < 3; ++round) {
+        publish(redis, 50 * round + 1, 50 * round + 40);
+        if (round == 1) {
+            ASSERT_TRUE(eventually([&] { return saved() == position(90); })) << saved();
         } else {
-            ASSERT_TRUE(eventually([&] { return std::stoul(count("*")) > 40 * round - 30; })); // in the middle
+            ASSERT_TRUE(eventually([&] { return std::stoul(count("*")) > 50 * round + 10; })); // in the middle
         }
         redis.command({"FLUSHALL"});
-        publish(redis, 1, 40 * round + 10);
-        ASSERT_TRUE(all_done(40 * round + 10));
+        publish(redis, 1, 50 * round + 50);
+        ASSERT_TRUE(all_done(50 * round + 50));
     }
-    EXPECT_EQ(count("*"), "130");
-    EXPECT_EQ(connection.sql("SELECT count(*) FROM outbox_inbox.event"), "130");
+    EXPECT_EQ(count("*"), "150");
+    EXPECT_EQ(connection.sql("SELECT count(*) FROM outbox_inbox.event"), "150");
     EXPECT_EQ(consumer->stats().failed, 0u);
 }
 

@@ -336,12 +336,31 @@ TEST(Ordering, another_consumers_event_is_waited_for) {
     });
     ASSERT_TRUE(eventually([&] { return handled.count() == 2; }));
     EXPECT_EQ(handled.all(), (std::vector<std::string>{"1", "3"}));
-    EXPECT_EQ(consumer->stats().held, 1u);
-    // it is through with it
+    EXPECT_TRUE(eventually([&] { return consumer->stats().held == 1; }));
+    // the other is through with it
     redis_reply oldest = redis.command("XPENDING", wallets, "billing", "-", "+", "1", "other");
     redis.command("XACK", wallets, "billing", std::string(oldest->element[0]->element[0]->str));
     ASSERT_TRUE(eventually([&] { return handled.count() == 3; }));
     EXPECT_EQ(handled.all().back(), "2");
+}
+
+TEST(Ordering, entries_of_the_dead_are_taken_over_also_when_all_that_is_read_ahead_waits) {
+    redis_server redis;
+    append(redis, {.id = event_id(1), .aggregate_id = "a"});
+    read_and_die(redis, 1);
+    append(redis, {.id = event_id(2), .type = "wallet.bad", .aggregate_id = "b"});
+    for (std::uint64_t n = 3; n < 10; ++n)
+        append(redis, {.id = event_id(n), .aggregate_id = "a"});
+    auto options = quick_options(redis);
+    options.prefetch = 4;
+    options.retry.initial = options.retry.max = 1h;
+    notes handled;
+    running_consumer consumer(options, [&](class consumer &to) {
+        to.on("wallet.bad", [](const event &) { throw std::runtime_error("not now"); });
+        to.on("wallet.created", [&](const event &event) { handled.take(std::string(event.id())); });
+    });
+    EXPECT_TRUE(eventually([&] { return handled.count() == 8; }));
+    EXPECT_EQ(handled.all().at(0), event_id(1));
 }
 
 TEST(Ordering, an_event_that_goes_from_hand_to_hand_is_waited_for_all_the_same) {

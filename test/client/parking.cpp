@@ -1,6 +1,7 @@
 // on_poison::park_aggregate with several consumers on a real Redis, and what an operator does about dead letters.
 #include <algorithm>
 #include <atomic>
+#include <random>
 #include <set>
 
 #include "workers.hpp"
@@ -85,8 +86,10 @@ class Parking : public ::testing::TestWithParam<idempotency> {
         return all;
     }
 
-    void expect_nothing_is_left() {
-        EXPECT_TRUE(eventually([this] { return is_idle(); }));
+    // After one more event of the aggregate, which finds that it is free again.
+    void expect_nothing_is_left(const std::string &aggregate = "a") {
+        append_event(redis_, 999, aggregate);
+        EXPECT_TRUE(eventually([this] { return handled(999, 999).size() == 1 && is_idle(); }));
         redis_reply keys = redis_.command("KEYS", "*parked*");
         for (std::size_t i = 0; i < keys->elements; ++i)
             ADD_FAILURE() << keys->element[i]->str << " is left";
@@ -244,6 +247,7 @@ TEST_P(Parking, of_many_aggregates_at_once_mixes_none_of_them) {
     fail({});
     EXPECT_EQ(dead_.redrive_all(), 1u);
     ASSERT_TRUE(eventually([&] { return handled_.count() == 200 && is_idle(); }));
+    expect_nothing_is_left("5");
     for (std::uint64_t aggregate = 0; aggregate < 10; ++aggregate) {
         std::vector<std::uint64_t> order;
         for (std::uint64_t n : handled(1, 200))
@@ -252,7 +256,6 @@ TEST_P(Parking, of_many_aggregates_at_once_mixes_none_of_them) {
         EXPECT_EQ(order.size(), 20u);
         EXPECT_TRUE(std::is_sorted(order.begin(), order.end())) << aggregate;
     }
-    expect_nothing_is_left();
 }
 
 // A consumer that holds the parked events' successors is stopped for good: another one has to take over and park them.
@@ -280,6 +283,50 @@ TEST_P(Parking, outlives_the_consumers) {
 
 INSTANTIATE_TEST_SUITE_P(Consumers, Parking, ::testing::Values(idempotency::none, idempotency::redis),
                          [](const auto &info) { return info.param == idempotency::none ? "none" : "redis"; });
+
+// Everything at once: events that die, redrives of them while they do, and processes that are killed in the middle.
+TEST(ParkedAndKilled, keeps_the_order_of_every_aggregate_and_loses_nothing) {
+    const auto seed = std::random_device{}();
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    std::mt19937 random(seed);
+    redis_server redis;
+    journal journal(redis);
+    dead_letters dead(redis.url(), "wallet", "billing");
+    service service(redis, journal, {"park=1", "max_attempts=1", "claim_idle=400", "initial=1"}, 3);
+    const std::uint64_t rounds = 10, each = 30, all = rounds * each, aggregates = 5;
+    auto has_all_read = [&] { return redis.command("XLEN", stream + ":redrive:billing")->integer == 0 && pending(redis, stream, "billing") == 0; };
+    for (std::uint64_t round = 0; round < rounds; ++round) {
+        for (std::uint64_t n = round * each + 1; n <= (round + 1) * each; ++n)
+            append_event(redis, n, std::to_string(n % aggregates), random() % 15 == 0 ? R"("do": "fail")" : "");
+        std::size_t target = journal.lines().size() + random() % 20;
+        eventually([&] { return journal.lines().size() >= target; }, 200ms);
+        if (random() % 2 == 0)
+            dead.redrive([&](const dead_letter &) { return random() % 2 == 0; });
+        service[random() % 3].kill9();
+        service.keep();
+    }
+    journal.open_gate();
+    ASSERT_TRUE(eventually([&] {
+        service.keep();
+        dead.redrive_all();
+        std::set<std::uint64_t> ended;
+        for (auto &line : journal.lines())
+            if (line.what == "end")
+                ended.insert(line.n);
+        return ended.size() == all && has_all_read() && dead.count() == 0;
+    }, 60s)) << journal.log();
+
+    std::map<std::uint64_t, std::uint64_t> last;
+    std::set<std::uint64_t> seen;
+    for (const auto &line : journal.lines())
+        if (line.what == "end" && seen.insert(line.n).second) {
+            EXPECT_EQ(line.n, last[line.n % aggregates] == 0 ? (line.n - 1) % aggregates + 1 : last[line.n % aggregates] + aggregates);
+            last[line.n % aggregates] = line.n;
+        }
+    EXPECT_EQ(seen.size(), all);
+    if (HasFailure())
+        std::fputs(journal.log().c_str(), stderr);
+}
 
 // Dead letters of a running group
 

@@ -471,7 +471,7 @@ TEST(Reconnect, a_server_that_is_stopped_for_longer_than_the_response_timeout_an
         append_many(redis, round * 100 + 1, 50, 5);
         auto reconnects = consumer->stats().reconnects;
         redis.stop();
-        ASSERT_TRUE(eventually([&] { return consumer->stats().reconnects >= reconnects + 2; })); // it has two connections
+        ASSERT_TRUE(eventually([&] { return consumer->stats().reconnects > reconnects; }));
         // the next are there before it looks at the connections that it lost
         std::unique_ptr<redisContext, free_redis> writer(redisConnectUnix(redis.socket_path().c_str()));
         ASSERT_EQ(writer->err, 0);

@@ -63,7 +63,7 @@ class Testing : public ::testing::Test {
     texts seen() { return std::exchange(seen_, {}); }
 
     std::vector<dead_letter> dead(std::string_view group = "billing") const { return broker_.dead("wallet", group); }
-    std::string error_of_the_dead() const { return dead().size() == 1 ? dead()[0].error : "not one dead letter"; }
+    std::string error_of_the_dead() const { return dead().size() == 1 ? dead().at(0).error : "not one dead letter"; }
 
     outbox::testing::broker broker_;
     texts seen_;
@@ -271,7 +271,7 @@ TEST_F(Testing, AnEventThatFailsTooOftenIsADeadLetterWithAllThatIsKnown) {
         broker_.advance(*broker_.until_next_retry());
     EXPECT_EQ(seen(), (texts{"a", "a", "a"}));
     ASSERT_EQ(dead().size(), 1u);
-    auto letter = dead()[0];
+    auto letter = dead().at(0);
     EXPECT_EQ(letter.topic, "wallet");
     EXPECT_EQ(letter.position, "946684800000-0");
     EXPECT_EQ(letter.stream, "outbox:{wallet}");
@@ -295,7 +295,7 @@ TEST_F(Testing, ARejectedEventIsADeadLetterAtOnce) {
     publish("a");
     consumer.run();
     EXPECT_EQ(error_of_the_dead(), "nobody knows this wallet");
-    EXPECT_EQ(dead()[0].attempts, 1);
+    EXPECT_EQ(dead().at(0).attempts, 1);
 }
 
 TEST_F(Testing, AHandlerMaySayWhenItIsTriedAgain) {
@@ -359,19 +359,19 @@ TEST_F(Testing, ARedrivenEventBeginsAnew) {
     ASSERT_EQ(dead().size(), 1u);
     EXPECT_FALSE(broker_.redrive("wallet", "billing", "1-1"));
     EXPECT_FALSE(broker_.redrive("wallet", "billing", "nonsense"));
-    EXPECT_FALSE(broker_.redrive("wallet", "mail", dead()[0].id));
+    EXPECT_FALSE(broker_.redrive("wallet", "mail", dead().at(0).id));
 
-    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead()[0].id));
+    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead().at(0).id));
     EXPECT_TRUE(dead().empty());
     EXPECT_EQ(broker_.pending("wallet", "billing"), 1u);
     consumer.run();
     ASSERT_EQ(dead().size(), 1u) << "it died again";
-    EXPECT_EQ(dead()[0].stream, "outbox:{wallet}:redrive:billing");
-    EXPECT_EQ(dead()[0].position, "946684800000-0") << "where it was at first";
-    EXPECT_EQ(dead()[0].fields.size(), 8u);
+    EXPECT_EQ(dead().at(0).stream, "outbox:{wallet}:redrive:billing");
+    EXPECT_EQ(dead().at(0).position, "946684800000-0") << "where it was at first";
+    EXPECT_EQ(dead().at(0).fields.size(), 8u);
 
     mended = true;
-    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead()[0].id));
+    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead().at(0).id));
     consumer.run();
     EXPECT_TRUE(dead().empty());
     EXPECT_EQ(broker_.pending("wallet", "billing"), 0u);
@@ -385,7 +385,7 @@ TEST_F(Testing, OnlyTheGroupThatLostAnEventSeesItAgain) {
     publish("a");
     billing.run();
     mail.run();
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     mail.run();
     EXPECT_EQ(seen(), texts{"a"});
 }
@@ -632,7 +632,7 @@ TEST_F(Testing, UnhandledEventsAreDeadLettersWhereThatIsWanted) {
     publish("a", "", "wallet.closed");
     consumer.run();
     EXPECT_EQ(error_of_the_dead(), "no handler is for wallet.closed");
-    EXPECT_EQ(dead()[0].attempts, 0);
+    EXPECT_EQ(dead().at(0).attempts, 0);
     EXPECT_EQ(consumer.stats().unhandled, 0u);
 }
 
@@ -693,7 +693,7 @@ TEST_F(Testing, EntriesThatAreNoEventsAreDeadLettersWithTheReason) {
         errors.push_back(letter.error);
     EXPECT_EQ(errors, (texts{"the field \"event_id\" is missing", "the event_id \"42\" is not a UUID",
                              "the version \"one\" is not a number from 1 on"}));
-    EXPECT_EQ(dead()[0].fields, (std::vector<std::pair<std::string, std::string>>{{"hello", "world"}, {"hello", "again"}}));
+    EXPECT_EQ(dead().at(0).fields, (std::vector<std::pair<std::string, std::string>>{{"hello", "world"}, {"hello", "again"}}));
 }
 
 TEST_F(Testing, WrongJsonIsADeadLetterBeforeTheHandlerSeesIt) {
@@ -706,7 +706,7 @@ TEST_F(Testing, WrongJsonIsADeadLetterBeforeTheHandlerSeesIt) {
     consumer.run();
     EXPECT_EQ(seen(), texts{});
     ASSERT_EQ(dead().size(), 2u);
-    EXPECT_TRUE(dead()[0].error.starts_with("the payload is not JSON")) << dead()[0].error;
+    EXPECT_TRUE(dead().at(0).error.starts_with("the payload is not JSON")) << dead().at(0).error;
     EXPECT_EQ(dead()[1].error, "the headers are not a JSON object");
 }
 
@@ -756,7 +756,7 @@ TEST_F(Testing, ADuplicateIsHandledInPlaceOfOneThatDied) {
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a", "again"}));
     ASSERT_EQ(dead().size(), 1u);
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     consumer.run();
     EXPECT_EQ(seen(), texts{}) << "it is done by now";
     EXPECT_TRUE(dead().empty());
@@ -1050,13 +1050,13 @@ TEST_F(TestingParked, AnAggregateIsParkedBehindItsDeadLetterAndOthersFlow) {
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a1", "b1", "free"}));
     ASSERT_EQ(dead().size(), 1u);
-    EXPECT_EQ(dead()[0].parked, 2u);
+    EXPECT_EQ(dead().at(0).parked, 2u);
     EXPECT_EQ(consumer.stats().parked, 2u);
     EXPECT_EQ(broker_.pending("wallet", "billing"), 0u);
     publish("a4", "a");
     consumer.run();
     EXPECT_EQ(seen(), texts{});
-    EXPECT_EQ(dead()[0].parked, 3u);
+    EXPECT_EQ(dead().at(0).parked, 3u);
 }
 
 TEST_F(TestingParked, ARedriveReleasesThemInOrderBeforeWhatIsNew) {
@@ -1067,7 +1067,7 @@ TEST_F(TestingParked, ARedriveReleasesThemInOrderBeforeWhatIsNew) {
     consumer.run();
     broken_.clear();
     publish("a4", "a");
-    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead()[0].id));
+    ASSERT_TRUE(broker_.redrive("wallet", "billing", dead().at(0).id));
     publish("a5", "a");
     EXPECT_EQ(broker_.pending("wallet", "billing"), 5u);
     seen();
@@ -1090,7 +1090,7 @@ TEST_F(TestingParked, WhatIsReleasedComesInHoweverMuchWaitsForIt) {
     consumer.run();
     broken_.clear();
     publish("a3", "a");
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     seen();
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a1", "a2", "a3"}));
@@ -1109,7 +1109,7 @@ TEST_F(TestingParked, WhatIsReleasedKeepsItsPositionAndFields) {
     publish("a2", "a");
     consumer.run();
     broken = false;
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     broker_.advance(1s);
     consumer.run();
     EXPECT_EQ(positions, (texts{"946684800000-0", "946684800000-0", "946684800000-1"}));
@@ -1121,25 +1121,25 @@ TEST_F(TestingParked, OneThatDiesAgainParksTheRestAgain) {
     for (const char *name : {"a1", "a2", "a3"})
         publish(name, "a");
     consumer.run();
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     publish("a4", "a");
     seen();
     consumer.run();
     EXPECT_EQ(seen(), texts{"a1"});
     ASSERT_EQ(dead().size(), 1u);
-    EXPECT_EQ(dead()[0].parked, 3u);
-    EXPECT_EQ(dead()[0].stream, "outbox:{wallet}:redrive:billing");
+    EXPECT_EQ(dead().at(0).parked, 3u);
+    EXPECT_EQ(dead().at(0).stream, "outbox:{wallet}:redrive:billing");
 
     broken_ = {"a3"};
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a1", "a2", "a3"}));
     ASSERT_EQ(dead().size(), 1u);
-    EXPECT_EQ(dead()[0].position, "946684800000-2");
-    EXPECT_EQ(dead()[0].parked, 1u);
+    EXPECT_EQ(dead().at(0).position, "946684800000-2");
+    EXPECT_EQ(dead().at(0).parked, 1u);
 
     broken_.clear();
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", dead().at(0).id);
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a3", "a4"}));
     EXPECT_EQ(broker_.pending("wallet", "billing"), 0u);
@@ -1151,7 +1151,7 @@ TEST_F(TestingParked, DiscardingReleasesWhatIsBehind) {
     for (const char *name : {"a1", "a2", "a3"})
         publish(name, "a");
     consumer.run();
-    ASSERT_TRUE(broker_.discard("wallet", "billing", dead()[0].id));
+    ASSERT_TRUE(broker_.discard("wallet", "billing", dead().at(0).id));
     publish("a4", "a");
     seen();
     consumer.run();
@@ -1164,41 +1164,52 @@ TEST_F(TestingParked, DiscardingOneWithNothingBehindItLetsTheAggregateGoOn) {
     consumer.on("wallet.created", rejecting());
     publish("a1", "a");
     consumer.run();
-    ASSERT_TRUE(broker_.discard("wallet", "billing", dead()[0].id));
+    ASSERT_TRUE(broker_.discard("wallet", "billing", dead().at(0).id));
     publish("a2", "a");
     consumer.run();
     EXPECT_EQ(seen(), (texts{"a1", "a2"}));
 }
 
-TEST_F(TestingParked, WhatIsNewWaitsWhileWhatWasReleasedWaitsForItsRetry) {
-    consumer first(parking(), broker_), second(parking(), broker_);
+TEST_F(TestingParked, OthersWaitWhileWhatWasReleasedWaitsForItsRetry) {
+    auto narrow = parking();
+    narrow.prefetch = 1;
+    narrow.on_unhandled = on_unhandled::dead_letter;
+    consumer first(narrow, broker_), second(parking(), broker_);
     bool failing = false;
-    auto handler = [&](const event &event) {
+    first.on("wallet.created", [&](const event &event) {
         seen_.push_back(name_of(event));
         if (broken_.contains(seen_.back()))
             throw reject("broken");
+        if (name_of(event) == "busy")
+            throw retry_after(1h, "later");
         if (std::exchange(failing, false))
             throw std::runtime_error("failed");
-    };
-    first.on("wallet.created", handler);
-    second.on("wallet.created", handler);
+    });
+    second.on("wallet.*", noting());
     publish("a1", "a");
-    publish("a2", "a");
+    publish("a2", "a", "wallet.closed");
+    publish("a3", "a");
     first.run();
+    ASSERT_EQ(dead().size(), 2u) << "nothing parks what nobody handles";
+    publish("busy"); // the first has no room for anything new
+    first.run();
+    publish("a4", "a");
+    auto letters = dead();
     broken_.clear();
     failing = true;
-    broker_.redrive("wallet", "billing", dead()[0].id);
+    broker_.redrive("wallet", "billing", letters[0].id);
     first.run();
-    EXPECT_EQ(seen(), (texts{"a1", "a1"}));
-    publish("a3", "a");
+    EXPECT_EQ(seen(), (texts{"a1", "busy", "a1"}));
+    broker_.redrive("wallet", "billing", letters[1].id);
+    publish("a5", "a");
     second.run();
-    EXPECT_EQ(seen(), texts{}) << "also in another consumer";
+    EXPECT_EQ(seen(), texts{}) << "neither what was published before, nor what was redriven since, nor what is new";
     broker_.advance(100ms);
     second.run();
     first.run();
     second.run();
-    EXPECT_EQ(seen(), (texts{"a1", "a2", "a3"}));
-    EXPECT_EQ(broker_.pending("wallet", "billing"), 0u);
+    EXPECT_EQ(seen(), (texts{"a1", "a3", "a2", "a4", "a5"}));
+    EXPECT_EQ(broker_.pending("wallet", "billing"), 1u) << "that is busy";
 }
 
 } // namespace

@@ -80,8 +80,8 @@ struct consumer_options {
 
     retry_policy retry;
 
-    /// What is read ahead: at most so many entries (1 to 100,000), and so many bytes of them, but for a single read that
-    /// turns out larger. Few for slow handlers, so that other processes get their share.
+    /// What is read ahead: at most so many entries (1 to 100,000, and two for each topic in any case), and so many bytes of
+    /// them, but for a single read that turns out larger. Few for slow handlers, so that other processes get their share.
     std::size_t prefetch = 256;
     std::size_t prefetch_bytes = 16 * 1024 * 1024;
 
@@ -179,7 +179,8 @@ concept contract = requires(const nlohmann::json &json) {
 ///
 /// **Promises.** Each event of the topics is handled at least once, whatever dies; exactly once in its effects with
 /// `on_transaction`; in order per aggregate (see outbox::ordering). An event that cannot be handled ends in the dead letters
-/// `outbox:{topic}:dlq:<group>` and nowhere else; none is dropped silently.
+/// `outbox:{topic}:dlq:<group>` and nowhere else; none is dropped silently. (Operators: `XGROUP DELCONSUMER` of a consumer that
+/// lives makes Redis forget what it holds; what has not started of that is given up, and counted as a lost lease.)
 ///
 /// **Handlers.** A handler that returns has handled the event; one that throws is tried again (see outbox::retry_policy,
 /// outbox::reject, outbox::retry_after). Handlers run in `concurrency` threads of the consumer; what they share they guard

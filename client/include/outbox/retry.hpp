@@ -9,8 +9,9 @@ namespace outbox {
 /// `max`, and shortened or lengthened at random by up to the `jitter` part of it.
 ///
 /// Attempts are counted in Redis, so that the budget holds across processes and for a handler that kills its process every
-/// time. An attempt counts from the moment its handler starts; one that was only read ahead when the process died may count,
-/// too, once.
+/// time. An attempt counts from the moment its handler starts; one that was only read ahead, or about to start beside it, when
+/// the process died may count, too. The last attempt of what was in such a process is made apart from others that were, so
+/// that it spends only its own.
 struct retry_policy {
     int max_attempts = 5;                         ///< 1 or more; after so many the event is a dead letter
     std::chrono::milliseconds initial{200};       ///< 0 or more

@@ -58,9 +58,12 @@ static void act(const outbox::event &event) {
     if (what == "throw")
         throw std::runtime_error("no luck");
     // until the test has made the file
+    auto is_open = [] { return access((option("journal") + ".gate").c_str(), F_OK) == 0; };
     if (what == "gate")
-        while (access((option("journal") + ".gate").c_str(), F_OK) != 0)
+        while (!is_open())
             std::this_thread::sleep_for(1ms);
+    if (what == "fail" && !is_open())
+        throw std::runtime_error("not yet");
 }
 
 static void handle(const outbox::event &event) {
@@ -103,6 +106,8 @@ int main(int count, char **arguments) {
     options.concurrency = static_cast<int>(number("concurrency", 4));
     options.idempotency = option("idempotency", "redis") == "none" ? outbox::idempotency::none : outbox::idempotency::redis;
     options.inbox = option("inbox");
+    if (number("park", 0) != 0)
+        options.on_poison = outbox::on_poison::park_aggregate;
     options.prefetch = static_cast<std::size_t>(number("prefetch", 256));
     options.retry = {.max_attempts = static_cast<int>(number("max_attempts", 1000)),
                      .initial = std::chrono::milliseconds(number("initial", 10)),

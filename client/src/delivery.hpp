@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -60,7 +61,7 @@ struct delivery {
     outbox::event event;
     entry_id id;
     std::string_view id_text;        // in the event's memory
-    detail::batch *batch = nullptr;
+    std::shared_ptr<detail::batch> batch; // shared: deliveries that outlive the consumer leave it in any order
     std::uint64_t aggregate = 0;     // 0: none
     bool redriven = false;           // comes before what is new in its aggregate
     std::size_t handler = 0;

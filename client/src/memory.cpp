@@ -97,7 +97,8 @@ begin_verdict group_topic::begin(const delivery &one, const void *owner, const c
     if (mark != marks_.end() && mark->second.done_until)
         return begin_verdict::done;
     bool mine = mark != marks_.end() && mark->second.holder == one.id;
-    if (state != nullptr && (state->dead || !from.redrive || one.id > state->last)) {
+    // What was redriven keeps its own order, so what came behind what is draining waits without being told.
+    if (state != nullptr && (state->dead || !from.redrive)) {
         if (mine)
             marks_.erase(mark);
         if (!state->dead)

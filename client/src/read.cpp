@@ -118,8 +118,8 @@ void engine::sweep() {
     for (auto &stream : streams_)
         take_over(*stream, true, "-", [this, all](bool done) {
             all->failed |= !done;
-            if (--all->left > 0 || stopping_ != stopping::no || !reader_->ready() || !commands_->ready())
-                return; // whoever is ready next begins anew
+            if (--all->left > 0 || stopping_ != stopping::no || !reader_->ready() || !commands_->ready() || groups_asked_)
+                return; // whoever is ready next begins anew, or has begun
             if (all->failed) {
                 groups_missing();
                 return;
@@ -306,20 +306,18 @@ void engine::keep_alone(delivery &one) {
     }
     one.event = event(fields, one.event.topic(), position, one.event.attempt(), memory);
 
-    auto alone = std::make_unique<batch>();
+    auto alone = std::make_shared<batch>();
     alone->bytes = sizeof(own_memory) + size;
     alone->live = 1;
     leave_batch(one);
     held_bytes_ += alone->bytes;
-    one.batch = alone.release();
+    one.batch = std::move(alone);
     counters_.held_bytes.set(held_bytes_);
 }
 
 void engine::leave_batch(delivery &one) {
-    if (--one.batch->live > 0)
-        return;
-    held_bytes_ -= one.batch->bytes;
-    delete one.batch;
+    if (--one.batch->live == 0)
+        held_bytes_ -= one.batch->bytes;
 }
 
 void engine::admit(stream &stream, const redisReply *outermost, const std::vector<arrival> &arrivals, std::size_t bytes,
@@ -330,7 +328,7 @@ void engine::admit(stream &stream, const redisReply *outermost, const std::vecto
     memory->reply = share(outermost);
     memory->topics = topics_;
     std::string_view topic = *std::find(topics_->begin(), topics_->end(), stream.topic);
-    auto together = std::make_unique<batch>();
+    auto together = std::make_shared<batch>();
     bool look = false;
 
     for (const arrival &arrived : arrivals) {
@@ -361,7 +359,7 @@ void engine::admit(stream &stream, const redisReply *outermost, const std::vecto
         one->lease_until.store(asked + options_.claim_idle, std::memory_order_relaxed);
         one->aggregate = aggregate_in(stream.topic, entry.fields);
         one->redriven = stream.redrive;
-        one->batch = together.get();
+        one->batch = together;
         ++together->live;
 
         one->previous_held = stream.last_held;
@@ -388,7 +386,6 @@ void engine::admit(stream &stream, const redisReply *outermost, const std::vecto
         // up at once, down slowly: the next read is bounded by what this one brought
         entry_bytes_ = std::max(each, entry_bytes_ * 0.5);
         held_bytes_ += bytes;
-        together.release();
     }
     counters_.held.set(held_);
     counters_.held_bytes.set(held_bytes_);

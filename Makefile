@@ -1,13 +1,13 @@
 # outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo` and `make check` set up all they need.
 
-ifneq ($(filter demo check check-versions check-fuzz,$(MAKECMDGOALS)),)
+ifneq ($(filter demo check check-versions check-fuzz check-sanitizers,$(MAKECMDGOALS)),)
 
 # With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
 # only says that it is not supported.
-demo check check-versions check-fuzz:
+demo check check-versions check-fuzz check-sanitizers:
 	@scripts/$@
 
-.PHONY: demo check check-versions check-fuzz
+.PHONY: demo check check-versions check-fuzz check-sanitizers
 
 else
 

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "src/inbox_runner.hpp"
+#include "src/rules.hpp"
 #include "src/signals.hpp"
 #include "src/text.hpp"
 
@@ -80,28 +81,12 @@ bool engine::run() {
     return clean_;
 }
 
-// The topics: as the options say, or those of the patterns.
-static std::vector<std::string> topics_of(const consumer_options &options, const handlers &handlers) {
-    std::vector<std::string> topics = options.topics;
-    if (topics.empty())
-        for (const std::string &pattern : handlers.patterns()) {
-            std::string topic(topic_of(pattern));
-            if (topic.empty())
-                throw std::invalid_argument("\"" + pattern + "\" does not tell the topic: name consumer_options::topics");
-            topics.push_back(std::move(topic));
-        }
-    std::sort(topics.begin(), topics.end());
-    topics.erase(std::unique(topics.begin(), topics.end()), topics.end());
-    return topics;
-}
-
 void engine::open() {
-    if (handlers_->empty())
-        throw std::invalid_argument("the consumer has no handler: register one with on() before run()");
+    auto topics = topics_of(options_, *handlers_);
     if (handlers_->need_transactions() && options_.inbox.empty())
         throw std::invalid_argument("on_transaction() needs consumer_options::inbox, a connection string of the database "
                                     "with the inbox");
-    topics_ = std::make_shared<const std::vector<std::string>>(topics_of(options_, *handlers_));
+    topics_ = std::make_shared<const std::vector<std::string>>(std::move(topics));
     for (const std::string &topic : *topics_) {
         keys_.push_back(std::make_unique<topic_keys>(topic, options_.group));
         const topic_keys &keys = *keys_.back();

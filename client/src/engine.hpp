@@ -136,8 +136,7 @@ class engine final : public runner {
     void pump();
     bool must_ask(const delivery &one) const;
     bool must_write(const delivery &one) const;
-    bool is_last_chance(const delivery &one) const;
-    bool give_last_chance(time_point now);
+    bool try_suspects(time_point now);
     void begin_all();
     void begun(const std::vector<delivery *> &asked, const redisReply *reply);
     void take_tokens();
@@ -156,7 +155,6 @@ class engine final : public runner {
     void settle(delivery &one);
     void acknowledge(stream &stream);
     void acknowledged(stream &stream, const std::vector<delivery *> &part, const redisReply *reply);
-    void die(delivery &one, std::string reason);
     void bury(delivery &one);
     void retry(delivery &one, milliseconds delay);
 
@@ -212,8 +210,8 @@ class engine final : public runner {
     std::size_t submitted_ = 0;            // are in the pool, or run on without it
     std::size_t ahead_;                    // how many may wait in the pool
     std::vector<delivery *> to_pool_, to_begin_, to_verify_;
-    std::deque<delivery *> last_chances_; // wait for one another
-    delivery *last_chance_ = nullptr;     // that goes first
+    std::deque<delivery *> suspects_;    // in line
+    std::vector<delivery *> on_trial_;   // started, and Redis does not know their end yet
     double tokens_ = 0;
     bool asking_tokens_ = false;
     milliseconds poll_delay_{0};

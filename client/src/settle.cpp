@@ -176,8 +176,7 @@ void engine::forget(delivery &one) {
     (one.previous_held != nullptr ? one.previous_held->next_held : stream.first_held) = one.next_held;
     (one.next_held != nullptr ? one.next_held->previous_held : stream.last_held) = one.previous_held;
     --held_;
-    if (last_chance_ == &one)
-        last_chance_ = nullptr;
+    std::erase(on_trial_, &one);
     leave_batch(one);
     delete &one;
     counters_.held.set(held_);

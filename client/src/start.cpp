@@ -28,32 +28,33 @@ bool engine::must_ask(const delivery &one) const {
 }
 
 // A handler that kills its process takes those that run beside it along, and their attempts are spent as well. So whatever has
-// been in a process that died makes its last attempt when no other such is at work, and its end is known in Redis.
-bool engine::is_last_chance(const delivery &one) const { return one.suspect && one.attempts + 1 >= options_.retry.max_attempts; }
-
-// Before anything else may take the threads. False if it waits for a thread.
-bool engine::give_last_chance(time_point now) {
+// been in a process that died stands in line here, and makes its last attempt when no other such is at work, and the end of
+// all before it is known in Redis. Before anything else may take the threads. False if it waits for a thread.
+bool engine::try_suspects(time_point now) {
     using state = delivery::state;
-    bool taken = last_chance_ != nullptr && (last_chance_->is == state::started || last_chance_->is == state::settling);
-    if (taken || last_chances_.empty())
-        return true;
-    if (options_.rate_limit > 0 && tokens_ < 1) {
-        take_tokens();
-        return true;
-    }
-    if (asking_ + begun_.size() + submitted_ >= static_cast<std::size_t>(options_.concurrency))
-        return false;
-    delivery &one = *last_chances_.front();
-    last_chances_.pop_front();
-    if (one.lost) {
-        drop(one);
-    } else if (one.lease_until.load(std::memory_order_relaxed) <= now) {
-        to_verify_.push_back(&one);
-    } else {
-        last_chance_ = &one;
-        tokens_ -= options_.rate_limit > 0 ? 1 : 0;
-        ++asking_;
-        to_begin_.push_back(&one);
+    std::erase_if(on_trial_, [](auto *one) { return one->is != state::started && one->is != state::settling; });
+    auto is_last = [this](const delivery &one) { return one.attempts + 1 >= options_.retry.max_attempts; };
+    while (!suspects_.empty()) {
+        delivery &one = *suspects_.front();
+        if (!on_trial_.empty() && (is_last(one) || is_last(*on_trial_.front())))
+            return true;
+        if (options_.rate_limit > 0 && tokens_ < 1) {
+            take_tokens();
+            return true;
+        }
+        if (asking_ + begun_.size() + submitted_ >= static_cast<std::size_t>(options_.concurrency))
+            return false;
+        suspects_.pop_front();
+        if (one.lost) {
+            drop(one);
+        } else if (one.lease_until.load(std::memory_order_relaxed) <= now) {
+            to_verify_.push_back(&one);
+        } else {
+            on_trial_.push_back(&one);
+            tokens_ -= options_.rate_limit > 0 ? 1 : 0;
+            ++asking_;
+            to_begin_.push_back(&one);
+        }
     }
     return true;
 }
@@ -64,7 +65,7 @@ void engine::pump() {
     time_point now = lease_clock::now();
     bool limited = options_.rate_limit > 0;
     auto threads = static_cast<std::size_t>(options_.concurrency);
-    std::size_t ahead = give_last_chance(now) ? ahead_ : 0;
+    std::size_t ahead = try_suspects(now) ? ahead_ : 0;
     while (const delivery *next = scheduler_.peek(now)) {
         bool dead = !next->reason.empty();
         bool stale = next->lease_until.load(std::memory_order_relaxed) <= now;
@@ -84,9 +85,9 @@ void engine::pump() {
             to_verify_.push_back(&one);
         } else if (dead) {
             bury(one);
-        } else if (is_last_chance(one)) {
-            last_chances_.push_back(&one);
-            give_last_chance(now);
+        } else if (one.suspect) {
+            suspects_.push_back(&one);
+            try_suspects(now);
         } else {
             if (limited)
                 tokens_ -= 1;
@@ -208,8 +209,14 @@ void engine::begun(const std::vector<delivery *> &asked, const redisReply *reply
         case begin_verdict::not_owned:
             drop(one);
             break;
-        default:
-            scheduler_.delay(one, lease_clock::now() + std::clamp<milliseconds>(options_.claim_idle / 20, 5ms, 500ms));
+        default: {
+            // Into its lane anew: what it waits for may have come in behind it while this was asked.
+            time_point again = lease_clock::now() + std::clamp<milliseconds>(options_.claim_idle / 20, 5ms, 500ms);
+            scheduler_.remove(one);
+            scheduler_.admit(one);
+            if (scheduler_.is_first(one))
+                scheduler_.delay(one, again);
+        }
         }
     }
 }

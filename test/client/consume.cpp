@@ -282,8 +282,7 @@ TEST(Consume, acknowledges_in_batches) {
         auto options = quick_options(redis);
         options.idempotency = way;
         running_consumer consumer(options, [](class consumer &to) { to.on("wallet.created", [](const event &) {}); });
-        ASSERT_TRUE(eventually([&] { return done(redis); }));
-        EXPECT_EQ(consumer->stats().acknowledged, 2000u);
+        ASSERT_TRUE(eventually([&] { return done(redis) && consumer->stats().acknowledged == 2000; }));
         EXPECT_LT(executed(redis, "xack"), 400);
         EXPECT_LT(executed(redis, "evalsha"), 800);
         EXPECT_LT(executed(redis, "xreadgroup"), 400);
@@ -308,7 +307,7 @@ TEST(Consume, acknowledges_at_once_when_there_is_nothing_else_to_do) {
 // asynchronous handlers
 
 // Completion tokens that a handler has put aside.
-class tokens {
+class kept_tokens {
   public:
     void put(completion token) {
         std::lock_guard guard(lock_);
@@ -332,16 +331,16 @@ class tokens {
     std::deque<completion> all_;
 };
 
-static auto put_aside(tokens &to) {
+static auto put_aside(kept_tokens &to) {
     return [&to](const event &, completion token) { to.put(std::move(token)); };
 }
 
 TEST(Consume, an_asynchronous_handler_is_through_when_its_token_says_so_from_another_thread) {
     redis_server redis;
     append(redis, {});
-    tokens tokens;
-    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(tokens)); });
-    completion token = tokens.take();
+    kept_tokens kept_tokens;
+    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(kept_tokens)); });
+    completion token = kept_tokens.take();
     EXPECT_EQ(consumer->stats().running, 1u);
     EXPECT_EQ(pending(redis, wallets, "billing"), 1);
     EXPECT_EQ(token.event().id(), event_id(1));
@@ -353,11 +352,11 @@ TEST(Consume, an_asynchronous_handler_is_through_when_its_token_says_so_from_ano
 TEST(Consume, an_asynchronous_handler_that_failed_is_tried_again) {
     redis_server redis;
     append(redis, {});
-    tokens tokens;
-    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(tokens)); });
-    tokens.take().failed("not now");
-    tokens.take().failed(std::make_exception_ptr(retry_after(1ms, "nor now")));
-    completion third = tokens.take();
+    kept_tokens kept_tokens;
+    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(kept_tokens)); });
+    kept_tokens.take().failed("not now");
+    kept_tokens.take().failed(std::make_exception_ptr(retry_after(1ms, "nor now")));
+    completion third = kept_tokens.take();
     EXPECT_EQ(third.event().attempt(), 3);
     third.failed(std::make_exception_ptr(std::runtime_error("never")));
     ASSERT_TRUE(eventually([&] { return dead(redis).size() == 1; }));
@@ -370,9 +369,9 @@ TEST(Consume, an_asynchronous_handler_that_failed_is_tried_again) {
 TEST(Consume, an_asynchronous_handler_can_reject) {
     redis_server redis;
     append(redis, {});
-    tokens tokens;
-    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(tokens)); });
-    tokens.take().failed(std::make_exception_ptr(reject("an unknown currency")));
+    kept_tokens kept_tokens;
+    running_consumer consumer(quick_options(redis), [&](class consumer &to) { to.on("wallet.created", put_aside(kept_tokens)); });
+    kept_tokens.take().failed(std::make_exception_ptr(reject("an unknown currency")));
     ASSERT_TRUE(eventually([&] { return dead(redis).size() == 1; }));
     EXPECT_EQ(dead(redis)[0].error, "an unknown currency");
     EXPECT_EQ(dead(redis)[0].attempts, 1);
@@ -419,7 +418,7 @@ TEST(Consume, the_first_word_about_an_asynchronous_handler_counts) {
 TEST(Consume, an_asynchronous_handler_that_throws_has_failed) {
     redis_server redis;
     append(redis, {});
-    tokens kept;
+    kept_tokens kept;
     running_consumer consumer(quick_options(redis), [&](class consumer &to) {
         to.on("wallet.created", [&](const event &event, completion token) {
             if (event.attempt() == 1) {
@@ -437,14 +436,14 @@ TEST(Consume, an_asynchronous_handler_that_throws_has_failed) {
 TEST(Consume, so_many_asynchronous_handlers_run_as_there_may_be_handlers) {
     redis_server redis;
     append_many(redis, 0, 20, 0);
-    tokens tokens;
+    kept_tokens kept_tokens;
     auto options = quick_options(redis);
     options.concurrency = 3;
-    running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", put_aside(tokens)); });
-    ASSERT_TRUE(eventually([&] { return tokens.count() == 3 && consumer->stats().read == 20; }));
+    running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", put_aside(kept_tokens)); });
+    ASSERT_TRUE(eventually([&] { return kept_tokens.count() == 3 && consumer->stats().read == 20; }));
     for (std::uint64_t finished = 1; finished <= 20; ++finished) {
-        EXPECT_LE(tokens.count(), 3u);
-        tokens.take().done();
+        EXPECT_LE(kept_tokens.count(), 3u);
+        kept_tokens.take().done();
         ASSERT_TRUE(eventually([&] { return consumer->stats().acknowledged == finished; }));
     }
 }
@@ -454,17 +453,17 @@ TEST(Consume, a_token_may_speak_after_the_consumer_has_gone) {
     append(redis, {.id = event_id(1)});
     append(redis, {.id = event_id(2)});
     append(redis, {.id = event_id(3)});
-    tokens tokens;
+    kept_tokens kept_tokens;
     auto options = quick_options(redis);
     options.shutdown_timeout = 10ms;
     {
-        running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", put_aside(tokens)); });
-        ASSERT_TRUE(eventually([&] { return tokens.count() == 3; }));
+        running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", put_aside(kept_tokens)); });
+        ASSERT_TRUE(eventually([&] { return kept_tokens.count() == 3; }));
         EXPECT_FALSE(consumer.stop());
     }
-    tokens.take().done();
-    tokens.take().failed("too late");
-    completion third = tokens.take();
+    kept_tokens.take().done();
+    kept_tokens.take().failed("too late");
+    completion third = kept_tokens.take();
     EXPECT_TRUE(third.event().payload().is_object());
     EXPECT_EQ(pending(redis, wallets, "billing"), 3);
 }

@@ -105,8 +105,8 @@ TEST_F(Groups, after_everything_is_lost_while_handlers_run_nothing_is_lost_with_
     hold.open();
     publish(redis, 1, 60); // as the outbox does when it sees that Redis forgot
     ASSERT_TRUE(all_done(60));
-    // those that were running are the only ones that may have been handled twice
-    EXPECT_LE(handled.count(), 64u);
+    // what started before the loss was noticed may have been handled twice, and nothing more often
+    EXPECT_LE(handled.count(), 110u);
     EXPECT_TRUE(eventually([&] { return consumer->stats().held == 0; }));
 }
 

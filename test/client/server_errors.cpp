@@ -416,7 +416,7 @@ TEST_F(Outage, topics_on_several_slots_of_a_cluster_are_refused_without_spinning
 }
 
 // One key is of no use; the others are.
-class Poison : public ::testing::Test {
+class BrokenKey : public ::testing::Test {
   protected:
     redis_server redis;
     notes handled;
@@ -445,7 +445,7 @@ class Poison : public ::testing::Test {
     bool done(const std::string &stream) { return pending(redis, stream, "billing") == 0; }
 };
 
-TEST_F(Poison, a_topic_whose_key_is_no_stream_at_the_start_stops_no_other_topic) {
+TEST_F(BrokenKey, a_topic_whose_key_is_no_stream_at_the_start_stops_no_other_topic) {
     poison(orders);
     running_consumer consumer(options(), handler());
     for (std::uint64_t n = 1; n <= 10; ++n)
@@ -459,7 +459,7 @@ TEST_F(Poison, a_topic_whose_key_is_no_stream_at_the_start_stops_no_other_topic)
     EXPECT_EQ(handled.count(), 11u);
 }
 
-TEST_F(Poison, a_topic_whose_key_becomes_no_stream_stops_no_other_topic) {
+TEST_F(BrokenKey, a_topic_whose_key_becomes_no_stream_stops_no_other_topic) {
     running_consumer consumer(options(), handler());
     append_to("order", 1);
     append_to("wallet", 2);
@@ -477,7 +477,7 @@ TEST_F(Poison, a_topic_whose_key_becomes_no_stream_stops_no_other_topic) {
     ASSERT_TRUE(eventually([&] { return handled.count("order 23") == 1 && done(orders); }));
 }
 
-TEST_F(Poison, a_topic_that_the_user_may_not_read_stops_no_other_topic) {
+TEST_F(BrokenKey, a_topic_that_the_user_may_not_read_stops_no_other_topic) {
     auto may = [this](const std::string &keys) {
         redis_reply reply = redis.command({"ACL", "SETUSER", "service", "reset", "on", ">secret", "+@all", keys});
         ASSERT_STREQ(reply->str, "OK");
@@ -503,7 +503,7 @@ TEST_F(Poison, a_topic_that_the_user_may_not_read_stops_no_other_topic) {
     EXPECT_EQ(consumer->stats().dead_lettered, 0u);
 }
 
-TEST_F(Poison, a_redrive_stream_that_is_none_stops_no_topic) {
+TEST_F(BrokenKey, a_redrive_stream_that_is_none_stops_no_topic) {
     poison(wallets + ":redrive:billing");
     running_consumer consumer(options(), handler());
     append_to("wallet", 1);
@@ -514,7 +514,7 @@ TEST_F(Poison, a_redrive_stream_that_is_none_stops_no_topic) {
     ASSERT_TRUE(eventually([&] { return handled.count() == 3 && pending(redis, wallets + ":redrive:billing", "billing") == 0; }));
 }
 
-TEST_F(Poison, dead_letters_that_are_no_stream_keep_what_is_to_die_and_nothing_else) {
+TEST_F(BrokenKey, dead_letters_that_are_no_stream_keep_what_is_to_die_and_nothing_else) {
     const std::string dead = wallets + ":dlq:billing";
     poison(dead);
     running_consumer consumer(options(), [&](class consumer &to) {
@@ -539,7 +539,7 @@ TEST_F(Poison, dead_letters_that_are_no_stream_keep_what_is_to_die_and_nothing_e
     EXPECT_EQ(consumer->stats().dead_lettered, 1u);
 }
 
-TEST_F(Poison, attempts_that_cannot_be_written_down_are_not_made_until_they_can) {
+TEST_F(BrokenKey, attempts_that_cannot_be_written_down_are_not_made_until_they_can) {
     const std::string attempts = wallets + ":attempts:billing";
     running_consumer consumer(options(), [&](class consumer &to) {
         to.on("*", [&](const event &event) {
@@ -561,7 +561,7 @@ TEST_F(Poison, attempts_that_cannot_be_written_down_are_not_made_until_they_can)
     EXPECT_EQ(consumer->stats().dead_lettered, 0u);
 }
 
-TEST_F(Poison, a_mark_that_is_none_keeps_its_own_event_and_no_other) {
+TEST_F(BrokenKey, a_mark_that_is_none_keeps_its_own_event_and_no_other) {
     const std::string mark = wallets + ":event:billing:" + event_id(5);
     redis.command({"RPUSH", mark, "no mark"});
     for (std::uint64_t n = 1; n <= 10; ++n)
@@ -575,7 +575,7 @@ TEST_F(Poison, a_mark_that_is_none_keeps_its_own_event_and_no_other) {
 }
 
 // What a consumer has pending and not in its hands is looked at when it connects; it must not be forgotten if that fails.
-TEST_F(Poison, what_could_not_be_taken_over_is_when_the_key_is_mended) {
+TEST_F(BrokenKey, what_could_not_be_taken_over_is_when_the_key_is_mended) {
     for (std::uint64_t n = 1; n <= 10; ++n)
         append_to("wallet", n);
     auto options = this->options();
@@ -593,7 +593,7 @@ TEST_F(Poison, what_could_not_be_taken_over_is_when_the_key_is_mended) {
 }
 
 // README and scripts.hpp say which commands a consumer needs.
-TEST_F(Poison, a_user_who_may_do_only_what_is_needed_is_enough) {
+TEST_F(BrokenKey, a_user_who_may_do_only_what_is_needed_is_enough) {
     redis.command({"ACL", "SETUSER", "service", "reset", "on", ">secret", "~outbox:*", "-@all", "+del", "+get", "+hdel", "+hget",
                    "+hlen", "+hset", "+set", "+time", "+xack", "+xadd", "+xclaim", "+xdel", "+xgroup", "+xinfo", "+xlen",
                    "+xpending", "+xrange", "+xreadgroup", "+eval", "+evalsha"});

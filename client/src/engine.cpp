@@ -301,7 +301,7 @@ void engine::stop_step() {
     if (stopping_ == stopping::settling) {
         bool settled = burying_ == 0 && asking_ == 0;
         for (auto &stream : streams_)
-            settled &= stream->settled.empty() && !stream->acknowledging;
+            settled &= stream->settled.empty() && stream->acknowledging == 0;
         if (settled || over || !commands_->ready()) {
             stopping_ = stopping::giving_back;
             stop_timer_.start(options_.response_timeout);

@@ -62,7 +62,7 @@ struct stream {
     bool inspect_again = false;
 
     std::vector<delivery *> settled; // to be acknowledged
-    bool acknowledging = false;      // one request at a time: what comes meanwhile makes the next batch
+    int acknowledging = 0;           // requests on their way; usually one: what comes meanwhile makes the next batch
     time_point settle_after{};       // Redis refused the last one
     bool saved = true;               // nothing was acknowledged since the position was last asked for
     bool taking_over = false;
@@ -154,6 +154,8 @@ class engine final : public runner {
     void ended(delivery &one);
     void settle(delivery &one);
     void acknowledge(stream &stream);
+    void acknowledge_all();
+    bool acknowledge_some(stream &stream);
     void acknowledged(stream &stream, const std::vector<delivery *> &part, const redisReply *reply);
     void bury(delivery &one);
     void retry(delivery &one, milliseconds delay);
@@ -166,6 +168,7 @@ class engine final : public runner {
     void renew(stream &stream, std::vector<delivery *> due);
     void verify(std::vector<delivery *> &stale);
     void not_owned(delivery &one);
+    bool stuck();
     void take_over(stream &stream, bool mine, std::string after, std::function<void(bool)> then);
     void save_positions();
 

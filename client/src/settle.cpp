@@ -65,11 +65,23 @@ void engine::settle(delivery &one) {
 // large batches and an idle one at once. A crash before Redis has it: the entries are delivered again, to whoever takes them
 // over.
 void engine::acknowledge(stream &stream) {
-    if (stream.settled.empty() || stream.acknowledging || !commands_->ready())
-        return;
+    if (stream.acknowledging == 0)
+        acknowledge_some(stream);
+}
+
+void engine::acknowledge_all() {
+    for (auto &stream : streams_)
+        while (acknowledge_some(*stream))
+            ;
+}
+
+// False if there is nothing (more), or it cannot be now.
+bool engine::acknowledge_some(stream &stream) {
+    if (stream.settled.empty() || !commands_->ready())
+        return false;
     time_point now = lease_clock::now();
     if (now < stream.settle_after)
-        return; // keep() brings the loop round again
+        return false; // keep() brings the loop round again
     // Three ways, one after the other: a plain XACK; with marks or numbers to write or forget; and that only if the entry is
     // still ours, for what was held longer than its lease.
     bool marks = options_.idempotency == idempotency::redis;
@@ -85,7 +97,7 @@ void engine::acknowledge(stream &stream) {
     std::vector<delivery *> part(settled.begin(), end);
     settled.erase(settled.begin(), end);
 
-    stream.acknowledging = true;
+    ++stream.acknowledging;
     stream.saved = false;
     auto done = [this, &stream, part](const redisReply *reply) { acknowledged(stream, part, reply); };
     if (chosen == 0) {
@@ -93,7 +105,7 @@ void engine::acknowledge(stream &stream) {
         for (delivery *one : part)
             words.push_back(one->id_text);
         commands_->command(words, done);
-        return;
+        return true;
     }
     std::string ttl = std::to_string(options_.idempotency_ttl.count());
     std::vector<std::string_view> words{options_.group, options_.name, marks ? stream.keys->event : std::string_view(), ttl,
@@ -104,10 +116,11 @@ void engine::acknowledge(stream &stream) {
     }
     std::array<std::string_view, 2> keys{stream.key, stream.attempts_key};
     commands_->run(finish, keys, words, done);
+    return true;
 }
 
 void engine::acknowledged(stream &stream, const std::vector<delivery *> &part, const redisReply *reply) {
-    stream.acknowledging = false;
+    --stream.acknowledging;
     // A group that is gone has nothing to acknowledge: what it is made anew for brings these again.
     bool gone = reply != nullptr && classify(*reply) == trouble::no_group;
     if (trouble_of(reply, *commands_, "could not acknowledge on " + stream.key) && !gone) {

@@ -101,8 +101,12 @@ void engine::pump() {
     }
     if (!to_verify_.empty())
         verify(to_verify_);
-    if (!to_begin_.empty())
+    if (!to_begin_.empty()) {
+        // Before an attempt that counts: if it takes the process along, what is handled must not look as if it had not come back.
+        if (std::any_of(to_begin_.begin(), to_begin_.end(), [this](auto *one) { return must_write(*one); }))
+            acknowledge_all();
         begin_all();
+    }
 
     while (!begun_.empty() && submitted_ < threads + ahead_) {
         delivery *one = begun_.front();

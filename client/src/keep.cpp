@@ -132,6 +132,23 @@ void engine::verify(std::vector<delivery *> &stale) {
     stale.clear();
 }
 
+// Whether a thread is free because what is held here waits for entries of others. If they are a dead consumer's, nothing would
+// ever move unless they are taken over, the oldest first, though there is no room for them. What is on its way to Redis makes
+// room by itself.
+bool engine::stuck() {
+    if (submitted_ >= static_cast<std::size_t>(options_.concurrency) || asking_ > 0 || burying_ > 0 || !begun_.empty() ||
+        scheduler_.peek(lease_clock::now()) != nullptr)
+        return false;
+    bool blocked = false;
+    for (auto &stream : streams_) {
+        if (stream->inspecting || !stream->settled.empty() || stream->acknowledging > 0)
+            return false; // what is being looked at may be free in a moment
+        for (delivery *one = stream->first_held; one != nullptr && !blocked; one = one->next_held)
+            blocked = one->held;
+    }
+    return blocked;
+}
+
 // Takes over what others have left, or (mine) what is pending here without being in hand, as far as there is room; then
 // calls `then`, with false if Redis did not answer, or refused.
 void engine::take_over(stream &stream, bool mine, std::string after, std::function<void(bool)> then) {
@@ -141,12 +158,7 @@ void engine::take_over(stream &stream, bool mine, std::string after, std::functi
         room = std::max<std::size_t>(1, fit(options_.prefetch_bytes)); // it is pending with nobody else
     else if (held_ < options_.prefetch && held_bytes_ < options_.prefetch_bytes)
         room = std::min(options_.prefetch - held_, std::max<std::size_t>(held_ == 0, fit(options_.prefetch_bytes - held_bytes_)));
-    // What waits for others' entries must not keep them from being taken over: if they are a dead consumer's, nothing would ever
-    // move. While a thread is free and nothing here may start, there is room for some more: the oldest, which come first.
-    bool free = submitted_ < static_cast<std::size_t>(options_.concurrency) && begun_.empty() && asking_ == 0;
-    for (auto &held : streams_)
-        free &= !held->inspecting; // what is being looked at may be free in a moment
-    if (room == 0 && after == "-" && free && scheduler_.peek(lease_clock::now()) == nullptr)
+    if (room == 0 && after == "-" && stuck())
         room = std::max<std::size_t>(1, fit(options_.prefetch_bytes));
     if ((stream.taking_over && !mine) || room == 0 || !commands_->ready()) {
         then(commands_->ready());

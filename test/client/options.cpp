@@ -114,6 +114,55 @@ TEST(Options, prefetch_bytes_bounds_what_is_taken_over_as_well) {
     EXPECT_LE(most, 10'000'000u);
 }
 
+// Forty events of a megabyte, pending with a consumer that is gone; a consumer that has room for eight of them.
+class TakenOver : public ::testing::Test {
+  protected:
+    TakenOver() : options(quick_options(redis)) {
+        std::string megabyte = '"' + std::string(1'000'000, 'x') + '"';
+        for (std::uint64_t n = 0; n < 40; ++n)
+            append(redis, {.id = event_id(n), .payload = megabyte});
+        redis.command("XGROUP", "CREATE", wallets, "billing", "0");
+        redis.command("XREADGROUP", "GROUP", "billing", "dead", "COUNT", "40", "STREAMS", wallets, ">");
+        options.prefetch_bytes = 8'000'000;
+        options.concurrency = 16;
+    }
+
+    // until it has asked four times whether there is something to take over
+    void let_it_look(running_consumer &consumer) {
+        auto until = std::chrono::steady_clock::now() + options.claim_idle;
+        std::uint64_t most = 0;
+        EXPECT_TRUE(eventually([&] {
+            most = std::max<std::uint64_t>(most, consumer->stats().held_bytes);
+            return std::chrono::steady_clock::now() > until;
+        }));
+        EXPECT_LE(most, 10'000'000u);
+    }
+
+    redis_server redis;
+    consumer_options options;
+};
+
+TEST_F(TakenOver, nothing_more_is_taken_over_while_handlers_run) {
+    gate gate;
+    running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", [&](const event &) { gate.pass(); }); });
+    ASSERT_TRUE(eventually([&] { return gate.waiting() >= 7; }));
+    let_it_look(consumer);
+    EXPECT_LE(gate.waiting(), 8);
+    gate.open();
+    EXPECT_TRUE(eventually([&] { return consumer->stats().acknowledged == 40; }));
+}
+
+TEST_F(TakenOver, nothing_more_is_taken_over_while_acknowledgements_are_refused) {
+    redis.command({"ACL", "SETUSER", "service", "on", ">secret", "~*", "+@all", "-xack"});
+    options.redis_url = "unix://service:secret@" + redis.socket_path();
+    running_consumer consumer(options, [&](class consumer &to) { to.on("wallet.created", [](const event &) {}); });
+    ASSERT_TRUE(eventually([&] { return consumer->stats().handled >= 7; }));
+    let_it_look(consumer);
+    EXPECT_LE(consumer->stats().handled, 8u);
+    redis.command({"ACL", "SETUSER", "service", "+xack"});
+    EXPECT_TRUE(eventually([&] { return consumer->stats().acknowledged == 40; }));
+}
+
 TEST(Options, a_payload_larger_than_prefetch_bytes_is_read_all_the_same) {
     redis_server redis;
     std::string payload = '"' + std::string(10'000'000, 'x') + '"';

@@ -252,6 +252,9 @@ TEST_F(Inbox, ACommitThatIsNeverConfirmedIsFoundByTheRedelivery) {
     session_.sql("ALTER DATABASE " + database_.name() + " SET synchronous_commit = 'local'");
     session_.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'");
     session_.sql("SELECT pg_reload_conf()");
+    // commits wait once the checkpointer has read it, which it does before a checkpoint
+    ASSERT_TRUE(eventually([&] { return session_.sql("SHOW synchronous_standby_names") == "nobody"; }));
+    session_.sql("CHECKPOINT");
     std::atomic<int> backend = 0;
     std::thread thread([&] {
         EXPECT_THROW(run([&](transaction &tx) {
@@ -261,8 +264,7 @@ TEST_F(Inbox, ACommitThatIsNeverConfirmedIsFoundByTheRedelivery) {
                      connection_error);
     });
     EXPECT_TRUE(eventually([&] {
-        return session_.sql("SELECT wait_event FROM pg_stat_activity WHERE pid = " + std::to_string(backend)) ==
-               "SyncRep";
+        return session_.sql("SELECT wait_event FROM pg_stat_activity WHERE pid = " + std::to_string(backend)) == "SyncRep";
     }));
     session_.sql("SELECT pg_terminate_backend(" + std::to_string(backend) + ")");
     thread.join();

@@ -68,7 +68,8 @@ class Attempts : public ::testing::TestWithParam<guard> {
         });
     }
 
-    bool is_finished() { return pending(redis_, stream, "billing") == 0; }
+    // and the consumer knows it
+    bool is_finished() { return pending(redis_, stream, "billing") == 0 && (*consumer_)->stats().held == 0; }
 
     redis_server redis_;
     std::optional<effects> inbox_;

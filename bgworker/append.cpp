@@ -5,6 +5,7 @@
 #include "bgworker/entry.hpp"
 #include "bgworker/reply.hpp"
 #include "bgworker/resp.hpp"
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
@@ -75,6 +76,7 @@ bool dispatcher::move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n) 
     begin_transaction();
     state::add_move(sink_id_, ms, added);
     commit_transaction();
+    OUTBOX_CRASH_POINT("moved");
     last_ms_ = added.to_ms;
     any_moves_ = true;
     moves_ms_ = 0;
@@ -467,10 +469,12 @@ sent dispatcher::conclude(chunk &target) {
         return sent::again;
     }
     settled_count_ = 0;
+    OUTBOX_CRASH_POINT("classified");
     cursor_ = target.last;
     marker_ = std::max(marker_, cursor_);
     unsaved_ = true;
     stats_.confirmed_at = GetCurrentTimestamp();
+    OUTBOX_CRASH_POINT(cursor_ < heal_until_ ? "healing" : "confirmed");
     publish();
     return sent::good;
 }
@@ -507,6 +511,7 @@ sent dispatcher::run_batch() {
         seal(filled, filled.last, std::max(cursor_, present_upto_));
         if (!link_.send(*filled.commands))
             return sent::lost;
+        OUTBOX_CRASH_POINT("chunk_written");
         flying = &filled;
         next = 1 - next;
     }

@@ -6,6 +6,7 @@
 #include "bgworker/backoff.hpp"
 #include "bgworker/reply.hpp"
 #include "bgworker/worker.hpp"
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
@@ -259,6 +260,7 @@ bool dispatcher::record_tick(bool only_when_full) {
     commit_transaction();
     if (!wanted)
         return false;
+    OUTBOX_CRASH_POINT("tick_recorded");
     last_ms_ = recorded_ms_ = ms;
     recorded_seq_ = seq;
     ticked_at_ = GetCurrentTimestamp();
@@ -335,6 +337,7 @@ void dispatcher::checkpoint() {
     state::save_checkpoint(sink_id_, cursor_);
     saved_ = cursor_;
     commit_transaction();
+    OUTBOX_CRASH_POINT("cursor_written");
     saved_at_ = GetCurrentTimestamp();
     unsaved_ = false;
     pgstat_report_stat(true);
@@ -385,6 +388,7 @@ bool dispatcher::connect() {
         lose("could not connect to");
         return false;
     }
+    OUTBOX_CRASH_POINT("connected");
     if (!reconcile()) {
         lose("could not work with");
         return false;

@@ -3,6 +3,7 @@
 
 #include "bgworker/backoff.hpp"
 #include "bgworker/dispatcher.hpp"
+#include "common/crash_point.hpp"
 #include "extension/settings.hpp"
 
 #include "extension/printable.hpp"
@@ -85,6 +86,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
                           settings::max_attempts - 1),
                 errhint("Other streams go on. See outbox.event and outbox.stat_sink."));
     save_hold(stream);
+    OUTBOX_CRASH_POINT("held");
     // Counted from here: writing it down may have taken longer than the delay.
     stream.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
     if (stream.attempts >= settings::max_attempts)
@@ -161,7 +163,10 @@ sent dispatcher::retry(stream_state &stream) {
     ++repairs_; // part of the marker, and so of what Redis may lose
     seal(hold_chunk_, cursor_, std::max(cursor_, present_upto_));
     stream.in_doubt = true; // until every reply was seen
-    if (!link_.send(*hold_chunk_.commands) || !link_.receive(hold_chunk_.replies()))
+    if (!link_.send(*hold_chunk_.commands))
+        return sent::lost;
+    OUTBOX_CRASH_POINT("release_written");
+    if (!link_.receive(hold_chunk_.replies()))
         return sent::lost;
     bool settled[max_chunk_events] = {};
     sent result = judge(hold_chunk_, settled);
@@ -172,6 +177,7 @@ sent dispatcher::retry(stream_state &stream) {
     int done = 0;
     while (done < hold_chunk_.count && (result == sent::good || settled[done]))
         ++done;
+    OUTBOX_CRASH_POINT("released");
     stream.released = repairs_;
     if (done > 0) {
         position behind = hold_chunk_.entries[done - 1].event;

@@ -11,6 +11,7 @@
 #include "bgworker/entry.hpp"
 #include "bgworker/reply.hpp"
 #include "bgworker/resp.hpp"
+#include "common/crash_point.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
@@ -361,12 +362,14 @@ bool dispatcher::reconcile() {
         position claimed = ahead ? cursor_ : healing_ ? from : marked ? at : cursor_;
 
         present_upto_ = marked && !ahead && !healing_ ? doubt_from_ : position{};
+        OUTBOX_CRASH_POINT("marker_not_taken");
         bool refused = false;
         if (!take_over(claimed, std::max(from, present_upto_), refused)) {
             if (refused)
                 continue;
             return false;
         }
+        OUTBOX_CRASH_POINT("marker_taken");
         marker_ = claimed;
         repairs_ = std::max(repairs_, repairs);
         accept_look();

@@ -12,6 +12,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/crash_point.hpp"
+
 namespace outbox {
 
 // More than any reply of ours: whoever sends this is no Redis, or none that we can afford to listen to.
@@ -197,9 +199,15 @@ void redis_connection::send(std::string &commands) noexcept {
         write_some();
 }
 
+#ifdef OUTBOX_CRASH_POINTS
+constexpr std::size_t write_at_once = 1000; // so that there is a moment between two parts of a chunk
+#else
+constexpr std::size_t write_at_once = SIZE_MAX;
+#endif
+
 void redis_connection::write_some() noexcept {
     while (written_ < out_.size()) {
-        ssize_t count = ::send(fd_, out_.data() + written_, out_.size() - written_, MSG_NOSIGNAL);
+        ssize_t count = ::send(fd_, out_.data() + written_, std::min(out_.size() - written_, write_at_once), MSG_NOSIGNAL);
         if (count < 0) {
             if (errno == EINTR)
                 continue;
@@ -209,6 +217,7 @@ void redis_connection::write_some() noexcept {
         }
         written_ += static_cast<std::size_t>(count);
         traffic_ += static_cast<std::uint64_t>(count);
+        OUTBOX_CRASH_POINT(written_ < out_.size() ? "chunk_half_written" : "");
     }
 }
 

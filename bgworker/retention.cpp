@@ -2,6 +2,7 @@
 // outbox.retention and nothing can need them any more. No row is ever deleted.
 
 #include "bgworker/dispatcher.hpp"
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
@@ -127,9 +128,11 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
                             "WHERE NOT EXISTS (SELECT FROM outbox.tick_%d n WHERE n.sink_id = t.sink_id AND n.ms = t.ms) "
                             "ORDER BY sink_id, anchor, ms DESC",
                             next, number, next));
+    OUTBOX_CRASH_POINT("before_truncate");
     state::execute(psprintf("TRUNCATE outbox.event_%d, outbox.tick_%d", number, number));
     state::execute("DELETE FROM outbox.move WHERE sink_id = $1 AND ms < $2",
                    {{INT4OID, Int32GetDatum(sink_id_)}, of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
+    OUTBOX_CRASH_POINT("after_truncate");
     held_back_since_ = 0;
     stats_.held_back_by[0] = '\0';
     ereport(LOG, errmsg("events older than outbox.retention were dropped from partition %d", number));
@@ -171,6 +174,7 @@ void dispatcher::turn_ring() {
     int share_ms = static_cast<int>(INT64CONST(1000) * settings::retention / (partitions - 2));
     if (relations.started_at != 0 && TimestampDifferenceExceeds(relations.started_at, now, share_ms) &&
         !is_empty("event", relations.current()) && is_empty("event", next) && is_empty("tick", next)) {
+        OUTBOX_CRASH_POINT("before_turn");
         state::execute("INSERT INTO outbox.ring (generation, started_at) VALUES ($1, now())", {of(current + 1)});
         state::execute("DELETE FROM outbox.ring WHERE generation < $1", {of(current - 2 * partitions)});
         CacheInvalidateRelcacheByRelid(relations.ring);

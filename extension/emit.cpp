@@ -1,5 +1,6 @@
 // outbox.emit: check the arguments, append one row in the caller's transaction, ask for a wake. No SPI, no socket, no wait.
 
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/event_type.hpp"
 #include "extension/json.hpp"
@@ -301,6 +302,7 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     values[event_column::seq] = Int64GetDatum(next_seq(require()));
     append(target, values, nulls);
     table_close(target, NoLock);
+    OUTBOX_CRASH_POINT("inserted");
 
     wake_at_commit();
     warn_without_worker();

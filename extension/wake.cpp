@@ -1,6 +1,7 @@
 #include "extension/wake.hpp"
 
 #include "bgworker/shared.hpp"
+#include "common/crash_point.hpp"
 #include "extension/pg.hpp"
 
 namespace outbox {
@@ -14,7 +15,11 @@ static bool look_wanted = false;
 // it, and the poll does where the hook is not loaded.
 static void at_end(XactEvent event, void *) {
     switch (event) {
+    case XACT_EVENT_PRE_COMMIT:
+        OUTBOX_CRASH_POINT(wake_wanted ? "before_commit" : "");
+        return;
     case XACT_EVENT_COMMIT:
+        OUTBOX_CRASH_POINT(wake_wanted ? "after_commit" : "");
         if (reload_wanted)
             shared::request_reload(MyDatabaseId);
         else if (wake_wanted)

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "common/crash_point.hpp"
 #include "src/entry_id.hpp"
 
 namespace outbox {
@@ -165,7 +166,9 @@ inbox_connection::result inbox_connection::run(std::string_view group, const eve
         rollback();
         throw;
     }
+    OUTBOX_CRASH_POINT("inbox_before_commit");
     commit();
+    OUTBOX_CRASH_POINT("inbox_after_commit");
     return result::handled;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "common/crash_point.hpp"
 #include "src/engine.hpp"
 #include "src/text.hpp"
 
@@ -210,6 +211,7 @@ void engine::take_over(stream &stream, bool mine, std::string after, std::functi
             arrivals.push_back({text(*row.element[0]), fields, attempts, written, attempts > 0});
         }
         if (!arrivals.empty() && !mine) {
+            OUTBOX_CRASH_POINT("taken_over");
             counters_.claimed.add(arrivals.size());
             log(log_level::info, "took over " + std::to_string(arrivals.size()) + " entries of " + stream.key);
         }

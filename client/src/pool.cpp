@@ -5,6 +5,7 @@
 
 #include <outbox/error.hpp>
 
+#include "common/crash_point.hpp"
 #include "src/signals.hpp"
 
 namespace outbox::detail {
@@ -77,6 +78,7 @@ void pool::work(const std::shared_ptr<shared> &shared) {
             break;
         delivery *one = shared->queue[shared->next++];
         guard.unlock();
+        OUTBOX_CRASH_POINT("before_handler");
         if (lease_clock::now() >= one->lease_until.load(std::memory_order_relaxed)) {
             one->end = {outcome::kind::stale, {}, {}};
             shared->mailbox->post(one);

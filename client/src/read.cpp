@@ -3,6 +3,7 @@
 #include <array>
 #include <unordered_set>
 
+#include "common/crash_point.hpp"
 #include "src/engine.hpp"
 #include "src/entry.hpp"
 #include "src/event_access.hpp"
@@ -54,6 +55,7 @@ void engine::create_groups(const std::map<std::string, std::string> &positions) 
         commands_->run(make_group, keys, words, [this, &stream, all, start](const redisReply *reply) {
             if (reply != nullptr && reply->type == REDIS_REPLY_ARRAY && reply->elements == 2) {
                 if (reply->element[0]->integer != 0) {
+                    OUTBOX_CRASH_POINT("group_made");
                     counters_.groups_created.add();
                     if (!stream.redrive)
                         log(log_level::info, "made group \"" + options_.group + "\" on " + stream.key + ", from " + start);
@@ -191,6 +193,7 @@ void engine::on_read(const redisReply *reply, time_point asked) {
         reader_->reconnect("an answer that is none to XREADGROUP");
         return;
     }
+    OUTBOX_CRASH_POINT(streams.empty() ? "" : "entry_read");
     read_delay_ = 0ms;
     groups_delay_ = 0ms;
     std::size_t total = 0;

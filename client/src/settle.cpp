@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "common/crash_point.hpp"
 #include "src/engine.hpp"
 #include "src/entry.hpp"
 #include "src/event_access.hpp"
@@ -90,6 +91,7 @@ bool engine::acknowledge_some(stream &stream) {
             return 2;
         return marks || one->written || stream.redrive ? 1 : 0;
     };
+    OUTBOX_CRASH_POINT("before_acknowledgement");
     auto &settled = stream.settled;
     int chosen = way(settled.front());
     auto end = std::find_if(settled.begin(), settled.end(), [&](auto *one) { return way(one) != chosen; });
@@ -129,6 +131,7 @@ void engine::acknowledged(stream &stream, const std::vector<delivery *> &part, c
         stream.settle_after = reply != nullptr ? lease_clock::now() + options_.reconnect_min : time_point{};
         return;
     }
+    OUTBOX_CRASH_POINT("after_acknowledgement");
     if (!gone)
         counters_.acknowledged.add(part.size());
     for (delivery *one : part)
@@ -150,6 +153,7 @@ void engine::bury(delivery &one) {
     std::array<std::string_view, 5> names{stream.key, stream.attempts_key, keys.dead, keys.parked, keys.redrive};
     std::array<std::string_view, 8> words{options_.group, options_.name, one.id_text,       one.reason,
                                           attempts,       aggregate,     parks ? "1" : "0", event};
+    OUTBOX_CRASH_POINT("before_dead_letter");
     commands_->run(detail::bury, names, words, [this, &one](const redisReply *reply) {
         --burying_;
         if (trouble_of(reply, *commands_, "could not move an entry to the dead letters")) {
@@ -161,6 +165,7 @@ void engine::bury(delivery &one) {
             drop(one);
             return;
         }
+        OUTBOX_CRASH_POINT("after_dead_letter");
         note_burial(one, one.stream->key, options_, counters_);
         scheduler_.remove(one);
         forget(one);

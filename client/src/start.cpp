@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 
+#include "common/crash_point.hpp"
 #include "src/engine.hpp"
 #include "src/entry.hpp"
 #include "src/event_access.hpp"
@@ -189,8 +190,10 @@ void engine::begun(const std::vector<delivery *> &asked, const redisReply *reply
     }
     for (std::size_t i = 0; i < asked.size(); ++i) {
         delivery &one = *asked[i];
-        if (must_write(one))
+        if (must_write(one)) {
+            OUTBOX_CRASH_POINT("attempt_written");
             one.written = true;
+        }
         switch (static_cast<begin_verdict>(reply->element[i]->integer)) {
         case begin_verdict::run:
             // an older one of its aggregate may have come in meanwhile

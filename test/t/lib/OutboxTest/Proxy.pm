@@ -12,16 +12,16 @@ use POSIX ();
 use Socket;
 use Time::HiRes qw(sleep time);
 
-use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
-
 my $quiet = 0.03;    # Redis has answered all it was sent when it says nothing for so long
 
-# to => $redis (its unix socket), or any path or 127.0.0.1:port; tcp => 1 to listen on a loopback port as well.
+# to => $redis (its unix socket), or any path or 127.0.0.1:port; tcp => 1 to listen on a loopback port as well. Without a dir
+# it takes one that PostgreSQL's test modules find, which only a TAP test may load.
 sub new {
     my ($class, %options) = @_;
     my $to = ref $options{to} ? $options{to}->socket : $options{to};
-    my $dir = PostgreSQL::Test::Utils::tempdir_short();
+    my $dir = $options{dir};
+    if (!defined $dir || $options{tcp}) { require PostgreSQL::Test::Cluster }
+    $dir //= PostgreSQL::Test::Utils::tempdir_short();
     my $self = bless { path => "$dir/proxy.sock", to => $to }, $class;
     $self->{port} = PostgreSQL::Test::Cluster::get_free_port() if $options{tcp};
 

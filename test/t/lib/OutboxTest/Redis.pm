@@ -13,25 +13,20 @@ use IO::Socket::UNIX;
 use POSIX qw(WNOHANG);
 use Time::HiRes qw(sleep time);
 
-use PostgreSQL::Test::Cluster;
-use PostgreSQL::Test::Utils;
-
 my @servers;
 my $owner = $$;
 
 # name => label; aof => no | everysec | always; conf => [ 'maxmemory 1mb', ... ] as in redis.conf, and any of it later by
-# cmd('CONFIG', 'SET', ...); auth => [ user, password ] for this client; start => 0 to start it later.
+# cmd('CONFIG', 'SET', ...); auth => [ user, password ] for this client; start => 0 to start it later. Without a dir and a
+# port (0: none) it takes those that PostgreSQL's test modules find, which only a TAP test may load.
 sub new {
     my ($class, %options) = @_;
-    my $self = bless {
-        name => 'redis' . @servers,
-        aof => 'no',
-        conf => [],
-        timeout => 30,
-        %options,
-        dir => PostgreSQL::Test::Utils::tempdir_short(),
-        port => PostgreSQL::Test::Cluster::get_free_port(),
-    }, $class;
+    if (!defined $options{dir}) {
+        require PostgreSQL::Test::Cluster;
+        $options{dir} = PostgreSQL::Test::Utils::tempdir_short();
+        $options{port} = PostgreSQL::Test::Cluster::get_free_port();
+    }
+    my $self = bless { name => 'redis' . @servers, aof => 'no', conf => [], timeout => 30, port => 0, %options }, $class;
     $self->{socket} = "$self->{dir}/redis.sock";
     push @servers, $self;
     $self->start unless exists $options{start} && !$options{start};

@@ -8,7 +8,7 @@ use Test::More;
 # Three aggregates over two streams; an operation every 10 ns, acknowledged 4 ns later, read 3 ns after that, handled by two
 # groups. The fault is from 103 to 110.
 sub round {
-    my (%round) = (history => [], truth => [], entries => [], tap => [], effects => [], deaths => {}, wrong => [],
+    my (%round) = (history => [], truth => [], entries => [], tap => [], inboxes => ['inbox'], effects => [], deaths => {}, wrong => [],
         journals => { inbox => [], redis => [] },
         state => { lag_events => 0, dead_letters => 0, held_streams => 0, state => 'streaming', pending => {}, dlq => {} },
         fault => { begin => 105, end => 110, hit => 1, needs_flight => 1, limit => 5, enough => 10 });
@@ -90,6 +90,9 @@ is(found(sub { $_->{id} = '1000-0', $_->{key} = 'outbox:{alone}' for entry($_, 2
 is(found(sub { $_->{effects} = without($_->{effects}, 5) }), 'failed unhandled=1', 'an event without an effect in the inbox');
 is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'inbox' } }), 'failed handled_twice=1', 'one with two');
 is(found(sub { push @{ $_->{effects} }, { event_id => 'nobody', consumer => 'inbox' } }), 'failed handled_ghost=1', 'one of nobody');
+is(found(sub { $_->{effects} = [] }), 'failed unhandled=20', 'an inbox without any');
+is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'other' } }), 'failed handled_ghost=1',
+    'an effect of a group that there is not');
 is(found(sub { $_->{journals}{redis} = without($_->{journals}{redis}, 5) }), 'failed unhandled=1', 'an event that was not handled');
 is(found(sub { $_->{journals}{redis} = [ grep { "$_->{event_id} $_->{what}" ne 'event5 end' } @{ $_->{journals}{redis} } ]; $_->{deaths}{8} = 60 }),
     'failed unhandled=1', 'one whose handler never came to its end');

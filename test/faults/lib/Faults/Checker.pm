@@ -6,7 +6,7 @@
 #       truth => [ { op, event_id, aggregate, version, digest }, ... ],       # what is committed after all
 #       entries => [ { key, id, event_id, aggregate, version, digest }, ... ] # the streams at the end, each in its order
 #       tap => [ { ns, key, id, event_id, aggregate, version, digest }, ... ] # what a reader saw, when it saw it
-#       effects => [ { event_id, consumer }, ... ],                           # rows of the group that has an inbox
+#       inboxes => [ 'group', ... ], effects => [ { event_id, consumer }, ... ],   # groups with an inbox, and its rows
 #       journals => { group => [ { ns, what => 'start', event_id, aggregate, version, pid, attempt }, ... ] },
 #       deaths => { pid => ns },                                              # handlers that were killed, and when
 #       state => { lag_events => 0, ... }, wrong => [ 'finding: text', ... ], # what the round saw itself
@@ -57,7 +57,7 @@ sub check {
     versions(\%truth, $of{truth}, $position, $blame);
     emission_order($ops, $of{truth}, $position, $blame);
     my $first_seen = tapped(\%truth, $of{tap}, $of{entries}, $blame);
-    handled(\%truth, $of{effects}, $of{journals}, $of{deaths} // {}, $blame);
+    handled(\%truth, $of{inboxes}, $of{effects}, $of{journals}, $of{deaths} // {}, $blame);
     settled($of{state}, $blame);
     for my $wrong (@{ $of{wrong} // [] }) {
         my ($what, $text) = split /: /, $wrong, 2;
@@ -255,8 +255,8 @@ sub tapped {
 
 # Each event once: as the inbox has it, and as the journals of the others have it.
 sub handled {
-    my ($truth, $effects, $journals, $deaths, $blame) = @_;
-    my %rows;
+    my ($truth, $inboxes, $effects, $journals, $deaths, $blame) = @_;
+    my %rows = map { $_ => {} } @$inboxes;
     $rows{ $_->{consumer} }{ $_->{event_id} }++ for @$effects;
     for my $group (sort keys %$journals) {
         my $inbox = $rows{$group};
@@ -285,10 +285,7 @@ sub handled {
         }
         overlaps($group, $journals->{$group}, $deaths, $blame);
     }
-    # a group whose journal is missing has handled nothing
-    for my $group (sort keys %rows) {
-        $blame->('unhandled', "there is no journal of group $group") unless $journals->{$group};
-    }
+    for my $group (grep { !$journals->{$_} } sort keys %rows) { $blame->('handled_ghost', "group $group has effects, and no journal") }
     return;
 }
 

@@ -74,6 +74,15 @@ sub rows {
     return $rows;
 }
 
+# several statements, without an answer
+sub execute {
+    my ($self, $script) = @_;
+    my $connection = $self->connect // die "could not connect to PostgreSQL\n";
+    $connection->do($script);
+    $connection->disconnect;
+    return;
+}
+
 sub value { my ($self, @query) = @_; my $rows = $self->rows(@query); return @$rows ? $rows->[0][0] : undef }
 
 sub row {
@@ -131,6 +140,16 @@ sub stop_immediately {
     kill 'QUIT', $pid;
     wait_until(sub { waitpid($pid, WNOHANG) == $pid }, 10, 'PostgreSQL has shut down');
     $self->forget_connection;
+    return;
+}
+
+# SIGINT: a clean shutdown
+sub stop_fast {
+    my ($self) = @_;
+    $self->forget_connection;
+    my $pid = delete $self->{pid} // return;
+    kill 'INT', $pid;
+    wait_until(sub { waitpid($pid, WNOHANG) == $pid }, 20, 'PostgreSQL has shut down');
     return;
 }
 

@@ -16,7 +16,7 @@ use Faults::Wait qw(wait_until pause_until now_ns);
 use OutboxTest::Proxy;
 use OutboxTest::Redis;
 
-our %mode = (inbox => 'inbox', redis => 'redis');    # the groups, and how each keeps its events apart
+my %mode = (inbox => 'inbox', redis => 'redis');    # the groups, and how each keeps its events apart
 
 use constant {
     LOAD => 2.0,        # seconds of load, if the fault needs no more
@@ -116,7 +116,7 @@ sub start_workload {
     my $fault = $self->{fault};
     $self->{workload} = $self->spawn('workload', {}, "$self->{programs}/workload", '--conninfo', $self->{postgres}->conninfo,
         '--seed', $self->{seed}, '--seconds', 40, '--connections', 8, '--aggregates', 50, '--history', "$self->{dir}/history",
-        '--rate', $fault->{rate} // 250);
+        '--rate', $fault->{rate} // 250, @{ $fault->{workload} // [] });
     return;
 }
 
@@ -157,7 +157,9 @@ sub tend {
         $self->{deaths}{ $service->{pid} } //= $died;
         $service->{gone} = 1;
         $self->note("a consumer of group $service->{group} ($service->{pid}) is gone: status $status");
-        $self->blame("died: a consumer of group $service->{group} ended with status $status") unless $status == 9;
+        # killed, or at the end of what it was told
+        next if $status == 9 || ($service->{told} && $status == 0);
+        $self->blame("died: a consumer of group $service->{group} ended with status $status");
     }
     my @gone = grep { $_->{gone} } @{ $self->{services} };
     return unless @gone;
@@ -167,6 +169,7 @@ sub tend {
     return;
 }
 
+sub groups { return sort keys %mode }
 sub services { my ($self, $group) = @_; return grep { !defined $group || $_->{group} eq $group } @{ $self->{services} } }
 
 # Events of one transaction, so that many are on their way when it returns; the first versions of aggregates of their own.
@@ -181,6 +184,22 @@ sub burst {
     return;
 }
 
+# The same, prepared; what is returned commits it.
+sub prepare {
+    my ($self, $many) = @_;
+    my $op = sprintf '%08x-0000-4000-8000-%012x', $self->{seed} & 0xffffffff, ++$self->{bursts};
+    $self->write_history($op, 'invoke', 'prepared', $many);
+    my $connection = $self->{postgres}->connect // die "could not connect\n";
+    $connection->do('BEGIN');
+    $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$self->{bursts}", $self->{topics}[0], $many);
+    $connection->do("PREPARE TRANSACTION 'round'");
+    $connection->disconnect;
+    return sub {
+        $self->{postgres}->rows("COMMIT PREPARED 'round'");
+        $self->write_history($op, 'ok');
+    };
+}
+
 sub write_history {
     my ($self, $op, $do, $kind, $events) = @_;
     my $line = sprintf '{"t":%d,"op":"%s","do":"%s"%s}' . "\n", now_ns(), $op, $do,
@@ -193,6 +212,75 @@ sub write_history {
 
 # A reply on a connection of its own: the other one may wait for a Redis that is stopped.
 sub redis_cmd { my ($self, @words) = @_; return $self->{redis}->cmd(@words) }
+
+# For that long, in which emitting goes on as if nothing were: nobody waits for Redis.
+sub emits_meanwhile {
+    my ($self, $seconds) = @_;
+    my $file = "$self->{dir}/history";
+    my $committed = sub { open my $history, '<', $file or return 0; return scalar grep { /"do":"ok"/ } readline $history };
+    my $before = $committed->();
+    $self->pass($seconds);
+    $self->blame(sprintf 'hostage: nothing was committed for %.1f s', $seconds) if $seconds > 0.3 && $committed->() == $before;
+    return;
+}
+
+# Makes a process die at a named place; whoever reads the file reads all of it.
+sub arm {
+    my ($self, $file, $name, $nth) = @_;
+    open my $out, '>', "$file.new" or die "$file: $!\n";
+    print $out "$name $nth\n";
+    close $out;
+    rename "$file.new", $file or die "$file: $!\n";
+    $self->note("$name is armed, for who is the $nth to come by");
+    return;
+}
+
+sub disconnect_worker {
+    my ($self) = @_;
+    for my $client (split /\n/, $self->{redis}->cmd('CLIENT', 'LIST')) {
+        my ($id, $name) = $client =~ /^id=(\d+) .* name=(\S*)/ or next;
+        $self->{redis}->cmd('CLIENT', 'KILL', 'ID', $id) if $name =~ /^outbox/;
+    }
+    return;
+}
+
+# The last entries of each stream once more: now ("*"), or ahead of what the worker has yet to append. How many.
+sub copy_entries {
+    my ($self, $many, $where) = @_;
+    my $copies = 0;
+    for my $key (@{ $self->{keys} }) {
+        for my $entry (@{ $self->{redis}->cmd('XREVRANGE', $key, '+', '-', 'COUNT', $many) }) {
+            my ($last) = $entry->[0] =~ /^(\d+)/;
+            my $at = $where eq 'ahead' ? ($last + 700) . '-0' : $where;
+            my $id = eval { $self->{redis}->cmd('XADD', $key, $at, @{ $entry->[1] }) } // next;
+            $self->{foreign}{"$key $id"} = 1;
+            $copies++;
+        }
+    }
+    return $copies;
+}
+
+# An entry that is no event: each group puts it aside, once.
+sub add_malformed {
+    my ($self) = @_;
+    my $key = $self->{keys}[ rand @{ $self->{keys} } ];
+    my $id = $self->{redis}->cmd('XADD', $key, '*', 'temperature', int rand 40);
+    $self->{foreign}{"$key $id"} = 1;
+    $self->{malformed}{$key}++;
+    return;
+}
+
+# A stream is something else for a while.
+sub spoil_stream {
+    my ($self, $seconds) = @_;
+    my $key = $self->{keys}[0];
+    my $redis = $self->{redis};
+    $redis->cmds([ 'MULTI' ], [ 'RENAME', $key, "$key:away" ], [ 'SET', $key, 'no stream' ], [ 'EXEC' ]);
+    $self->burst(50);
+    $self->pass($seconds);
+    $redis->cmds([ 'MULTI' ], [ 'RENAME', "$key:away", $key ], [ 'EXEC' ]);
+    return;
+}
 
 # how many entries of its own a consumer had not acknowledged, of all streams
 sub pending_of {
@@ -288,9 +376,10 @@ sub collect {
     $self->blame("died: the tap ended with status $tapped") if $tapped;
     my $sink = $postgres->row('SELECT * FROM outbox.stat_sink');
     my %state = map { $_ => $sink->{$_} } qw(state lag_events dead_letters held_streams);
-    $state{dlq} = { map { my $key = $_; map { ("$key:dlq:$_" => $redis->cmd('XLEN', "$key:dlq:$_")) } keys %mode } @{ $self->{keys} } };
     for my $key (@{ $self->{keys} }) {
         for my $name (sort keys %mode) {
+            # as many as it was made to have
+            $state{dlq}{"$key:dlq:$name"} = $redis->cmd('XLEN', "$key:dlq:$name") - ($self->{malformed}{$key} // 0);
             my $pending = eval { $redis->cmd('XPENDING', $key, $name) };
             $state{pending}{"$name in $key"} = $pending ? $pending->[0] : 0;
         }
@@ -305,6 +394,7 @@ sub collect {
             @{ $postgres->rows('SELECT op, event_id, aggregate, version, digest FROM torture.truth') } ],
         entries => \@entries,
         tap => \@tap,
+        inboxes => [ grep { $mode{$_} eq 'inbox' } keys %mode ],
         effects => [ map { { event_id => $_->[0], consumer => $_->[1] } } @{ $postgres->rows('SELECT event_id, consumer FROM torture.effect') } ],
         journals => $journals,
         deaths => $self->{deaths},

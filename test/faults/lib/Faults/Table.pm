@@ -1,0 +1,586 @@
+# The faults, each with its row of the matrix in doc/hazards.md: how it is done, and what of the checks it changes.
+#
+#   name, row, group    group "headline": those that are tried by the hundred; "points": the named crash points
+#   inject              sub ($round): does it, saying when it began and ended, and whether it hit anything
+#   needs_flight, crash, limit, allowed      see Faults::Checker
+#   aof, redis_conf, postgres_conf, proxy, rate, workload, load    what the round is set up with
+package Faults::Table;
+
+use strict;
+use warnings;
+use Time::HiRes qw(sleep);
+
+use Faults::Wait qw(now_ns);
+
+# A consumer that must ask Redis again, or whose place was taken, may do again what Redis has not heard of. Where an inbox
+# keeps the effects this makes no difference, and there nothing is ever allowed.
+my %at_least_once = (handled_again => 1);
+
+# Handlers of what the group gave to somebody else meanwhile go on: nobody can stop them from outside.
+my %lease_lost = (%at_least_once, overlap => 1);
+
+my @faults = (
+    {
+        name => 'none',
+        row => 'A7',
+        inject => sub { my ($round) = @_; $round->begin('none'); $round->hit(1); return },
+        limit => 5,
+    },
+
+    # PostgreSQL
+    {
+        name => 'worker-kill',
+        row => 'A1',
+        group => 'headline',
+        needs_flight => 1,
+        crash => 1,
+        limit => 10,
+        inject => sub {
+            my ($round) = @_;
+            my $worker = $round->{postgres}->worker;
+            $round->burst(400);
+            sleep rand 0.015;
+            $round->begin("worker $worker is killed");
+            $round->hit($round->{postgres}->kill_child('KILL', $worker));
+            return;
+        },
+    },
+    {
+        name => 'postmaster-kill',
+        row => 'A5',
+        group => 'headline',
+        needs_flight => 1,
+        crash => 1,
+        limit => 15,
+        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }) },
+    },
+    {
+        # nothing is flushed but what somebody waits for
+        name => 'postmaster-kill-async',
+        row => 'A6',
+        needs_flight => 1,
+        crash => 1,
+        limit => 15,
+        workload => [ '--async', 90 ],
+        postgres_conf => "wal_writer_delay = '10s'\n",
+        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }) },
+    },
+    {
+        name => 'immediate-shutdown',
+        row => 'A5',
+        needs_flight => 1,
+        crash => 1,
+        limit => 15,
+        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->stop_immediately }) },
+    },
+    {
+        name => 'prepared-crash',
+        row => 'A8',
+        crash => 1,
+        limit => 15,
+        inject => sub {
+            my ($round) = @_;
+            my $finish = $round->prepare(100);
+            power_cut($round, sub { $_[0]{postgres}->crash });
+            sleep rand 0.2;
+            $finish->();
+            return;
+        },
+    },
+    {
+        name => 'worker-term',
+        row => 'A2',
+        needs_flight => 1,
+        limit => 2,
+        inject => sub {
+            my ($round) = @_;
+            my $worker = $round->{postgres}->worker;
+            $round->burst(400);
+            sleep rand 0.015;
+            $round->begin("worker $worker is terminated");
+            $round->hit($round->{postgres}->kill_child('TERM', $worker));
+            return;
+        },
+    },
+    {
+        # one of those that emit
+        name => 'backend-kill',
+        row => 'A4',
+        needs_flight => 1,
+        crash => 1,
+        limit => 10,
+        inject => sub {
+            my ($round) = @_;
+            my $backends = $round->{postgres}->rows(
+                "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() "
+                . "AND query NOT LIKE '%effect%' ORDER BY state = 'active' DESC, random()");
+            $round->burst(100);
+            $round->begin("backend $backends->[0][0] is killed");
+            $round->hit($round->{postgres}->kill_child('KILL', $backends->[0][0]));
+            return;
+        },
+    },
+
+    # Redis
+    {
+        name => 'redis-kill',
+        row => 'B1',
+        group => 'headline',
+        needs_flight => 1,
+        aof => 'always',
+        limit => 10,
+        allowed => {%at_least_once},
+        inject => \&kill_redis,
+    },
+    {
+        name => 'redis-kill-everysec',
+        row => 'B1',
+        needs_flight => 1,
+        aof => 'everysec',
+        limit => 10,
+        allowed => {%at_least_once},
+        inject => \&kill_redis,
+    },
+    {
+        name => 'redis-flush',
+        row => 'B2',
+        limit => 10,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('FLUSHALL');
+            $round->redis_cmd('FLUSHALL');
+            $round->{tap}->again;
+            $round->hit(1);
+            return;
+        },
+    },
+    {
+        name => 'redis-empty',
+        row => 'B2',
+        limit => 10,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('Redis is killed, and its data removed');
+            $round->{redis}->kill9;
+            $round->pass(rand 0.2);
+            $round->{redis}->wipe->start;
+            $round->hit(1);
+            return;
+        },
+    },
+    {
+        # what the kernel had not yet been made to write is gone: the end of the file
+        name => 'redis-power-loss',
+        row => 'B3',
+        aof => 'everysec',
+        limit => 10,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('Redis is killed, and the end of its file lost');
+            $round->{redis}->kill9;
+            my ($file) = glob "$round->{dir}/appendonlydir/*.incr.aof";
+            my $lost = int((-s $file) * rand 0.5);
+            truncate $file, (-s $file) - $lost or die "$file: $!\n";
+            $round->note("$lost bytes are gone");
+            $round->{redis}->start;
+            $round->hit($lost > 0);
+            return;
+        },
+    },
+    {
+        name => 'redis-stop',
+        row => 'B5',
+        needs_flight => 1,
+        limit => 8,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(400);
+            sleep rand 0.01;
+            $round->begin('Redis stands still');
+            $round->{redis}->sigstop;
+            $round->emits_meanwhile(0.2 + rand 2.6);
+            $round->{redis}->sigcont;
+            $round->hit(1);
+            return;
+        },
+    },
+    {
+        name => 'redis-slow-command',
+        row => 'B5',
+        needs_flight => 1,
+        limit => 8,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(400);
+            sleep rand 0.01;
+            my $seconds = sprintf '%.1f', 0.2 + rand 1.3;
+            $round->begin("Redis sleeps for $seconds s");
+            my $asleep = now_ns();
+            $round->redis_cmd('DEBUG', 'SLEEP', $seconds);
+            $round->hit(now_ns() - $asleep > 1e8);
+            return;
+        },
+    },
+
+    # the connection between the worker and Redis
+    {
+        name => 'replies-swallowed',
+        row => 'B6',
+        group => 'headline',
+        proxy => 1,
+        limit => 10,
+        inject => sub {
+            my ($round) = @_;
+            cuts($round, 1 + int rand 3, sub { $round->{proxy}->swallow(int rand 8000) });
+            return;
+        },
+    },
+    {
+        name => 'requests-cut',
+        row => 'B6',
+        proxy => 1,
+        limit => 10,
+        inject => sub {
+            my ($round) = @_;
+            cuts($round, 1 + int rand 3, sub { $round->{proxy}->cut_request(int rand 50000) });
+            return;
+        },
+    },
+    {
+        name => 'connection-cut',
+        row => 'B6',
+        proxy => 1,
+        limit => 10,
+        inject => sub {
+            my ($round) = @_;
+            my $cuts = $round->{proxy}->stats->{cuts};
+            for (1 .. 1 + int rand 5) {
+                $round->burst(100);
+                sleep rand 0.01;
+                $round->begin('connections are cut');
+                $round->{proxy}->cut;
+                $round->pass(rand 0.15);
+            }
+            $round->hit($round->{proxy}->stats->{cuts} > $cuts);
+            return;
+        },
+    },
+    {
+        name => 'connection-refused',
+        row => 'B6',
+        proxy => 1,
+        needs_flight => 1,
+        limit => 10,
+        inject => sub { for_a_while($_[0], 'connections are refused', 0.2 + rand 1.5, sub { $_[0]{proxy}->refuse }, sub { $_[0]{proxy}->pass }) },
+    },
+    {
+        # no byte either way, and nobody says so
+        name => 'black-hole',
+        row => 'B6',
+        proxy => 1,
+        needs_flight => 1,
+        limit => 10,
+        inject => sub { for_a_while($_[0], 'nothing passes', 0.2 + rand 2.8, sub { $_[0]{proxy}->blackhole }, sub { $_[0]{proxy}->pass }) },
+    },
+    {
+        name => 'replies-dribble',
+        row => 'B6',
+        proxy => 1,
+        limit => 10,
+        inject => sub {
+            my ($bytes, $round) = (1 + int rand 8, @_);
+            for_a_while($round, "replies come in pieces of $bytes", 1, sub { $round->{proxy}->dribble($bytes) }, sub { $round->{proxy}->pass });
+        },
+    },
+
+    # what Redis may answer
+    refusal('out-of-memory', [ 'CONFIG', 'SET', 'maxmemory', 1 ], [ 'CONFIG', 'SET', 'maxmemory', 0 ]),
+    refusal('read-only', [ 'REPLICAOF', '127.0.0.1', 1 ], [ 'REPLICAOF', 'NO', 'ONE' ]),
+    refusal('too-few-replicas', [ 'CONFIG', 'SET', 'min-replicas-to-write', 1 ], [ 'CONFIG', 'SET', 'min-replicas-to-write', 0 ]),
+    refusal('writes-paused', [ 'CLIENT', 'PAUSE', 60000, 'WRITE' ], [ 'CLIENT', 'UNPAUSE' ]),
+    refusal('command-forbidden', [ 'ACL', 'SETUSER', 'default', '-xadd' ], [ 'ACL', 'SETUSER', 'default', '+xadd' ]),
+
+    # consumers
+    {
+        name => 'consumer-kill',
+        row => 'C1',
+        group => 'headline',
+        limit => 5,
+        allowed => {%at_least_once},
+        inject => sub {
+            my ($round) = @_;
+            my @services = $round->services;
+            my $service = $services[ rand @services ];
+            $round->burst(150);
+            sleep rand 0.06;
+            $round->begin("a consumer of group $service->{group} ($service->{pid}) is killed");
+            kill 'KILL', $service->{pid};
+            $round->hit($round->pending_of($service->{pid}, $service->{group}));
+            return;
+        },
+    },
+    {
+        name => 'consumers-kill',
+        row => 'C1',
+        limit => 5,
+        allowed => {%at_least_once},
+        inject => sub {
+            my ($round) = @_;
+            my @services = $round->services;
+            $round->burst(150);
+            sleep rand 0.06;
+            $round->begin('all consumers are killed');
+            kill 'KILL', map { $_->{pid} } @services;
+            $round->hit($round->pending_of(@$_{qw(pid group)})) for @services;
+            return;
+        },
+    },
+    {
+        name => 'consumer-term',
+        row => 'C1',
+        limit => 5,
+        inject => sub {
+            my ($round) = @_;
+            my @services = $round->services;
+            my $service = $services[ rand @services ];
+            $round->burst(150);
+            sleep rand 0.06;
+            $round->begin("a consumer of group $service->{group} ($service->{pid}) is told to end");
+            $round->hit($round->pending_of($service->{pid}, $service->{group}));
+            $service->{told} = 1;
+            kill 'TERM', $service->{pid};
+            return;
+        },
+    },
+    {
+        # goes on with what others have taken over
+        name => 'consumer-stop',
+        row => 'C2',
+        limit => 5,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            my @services = $round->services;
+            my $service = $services[ rand @services ];
+            $round->burst(150);
+            sleep rand 0.06;
+            $round->begin("a consumer of group $service->{group} ($service->{pid}) is stopped");
+            kill 'STOP', $service->{pid};
+            $round->hit($round->pending_of($service->{pid}, $service->{group}));
+            $round->pass(1.2 + rand 1);
+            kill 'CONT', $service->{pid};
+            return;
+        },
+    },
+    {
+        name => 'duplicate-delivery',
+        row => 'C3',
+        limit => 5,
+        # the worker gives way to entries that are not its own
+        allowed => { unordered => 1 },
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('entries are there again');
+            my $copies = 0;
+            for (1 .. 3) { $copies += $round->copy_entries(1 + int rand 20, '*'); $round->pass(0.1) }
+            $round->hit($copies);
+            return;
+        },
+    },
+    {
+        name => 'malformed-entry',
+        row => 'C4',
+        limit => 5,
+        allowed => { unordered => 1 },
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('entries that are no events');
+            $round->add_malformed for 1 .. 1 + int rand 5;
+            $round->hit(1);
+            return;
+        },
+    },
+    {
+        name => 'group-destroyed',
+        row => 'C6',
+        limit => 5,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            sleep rand 0.06;
+            $round->begin('groups are destroyed');
+            for my $key (@{ $round->{keys} }) {
+                for my $group ($round->groups) {
+                    $round->hit(eval { $round->redis_cmd('XGROUP', 'DESTROY', $key, $group) } // 0) if rand() < 0.5;
+                }
+            }
+            return;
+        },
+    },
+    {
+        name => 'consumers-replaced',
+        row => 'C7',
+        limit => 5,
+        load => 3,
+        allowed => {%at_least_once},
+        inject => sub {
+            my ($round) = @_;
+            $round->begin('consumers come and go');
+            for (1 .. 4) {
+                $round->burst(50);
+                for my $service ($round->services) { kill 'KILL', $service->{pid} if rand() < 0.4 }
+                $round->pass(0.15 + rand 0.1);
+            }
+            $round->hit(keys %{ $round->{deaths} });
+            return;
+        },
+    },
+);
+
+# PostgreSQL ends without a word, and comes back
+sub power_cut {
+    my ($round, $cut) = @_;
+    $round->burst(400);
+    sleep rand 0.015;
+    $round->begin('PostgreSQL ends');
+    $cut->($round);
+    $round->hit(1);
+    $round->pass(rand 0.1);
+    $round->{postgres}->start;
+    $round->end;
+    return;
+}
+
+sub kill_redis {
+    my ($round) = @_;
+    $round->burst(400);
+    sleep rand 0.01;
+    $round->begin('Redis is killed');
+    $round->{redis}->kill9;
+    $round->hit(1);
+    $round->emits_meanwhile(rand 0.4);
+    $round->{redis}->start;
+    return;
+}
+
+sub cuts {
+    my ($round, $times, $arm) = @_;
+    my $cuts = $round->{proxy}->stats->{cuts};
+    $round->begin('a connection is cut at a byte');
+    for my $n (1 .. $times) {
+        $arm->();
+        $round->burst(200);
+        $round->hit($round->{proxy}->wait_for_cut($cuts + $n, 2));
+    }
+    return;
+}
+
+sub for_a_while {
+    my ($round, $what, $seconds, $from, $to) = @_;
+    $round->burst(200);
+    $round->begin($what);
+    $from->($round);
+    $round->emits_meanwhile($seconds);
+    $to->($round);
+    $round->hit(1);
+    return;
+}
+
+# Redis as a whole refuses, from one command to the next
+sub refusal {
+    my ($name, $from, $to) = @_;
+    return {
+        name => $name,
+        row => 'B7',
+        needs_flight => 1,
+        limit => 5,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            for_a_while($round, "@$from", 0.2 + rand 1, sub { $round->redis_cmd(@$from) }, sub { $round->redis_cmd(@$to) });
+        },
+    };
+}
+
+# The named crash points: where a process comes by that seldom, it is made to.
+my %provoke = (
+    reconnect => sub { my ($round) = @_; $round->disconnect_worker },
+    loss => sub { my ($round) = @_; $round->redis_cmd('FLUSHALL'); $round->{tap}->again },
+    foreign => sub { my ($round) = @_; $round->copy_entries(1, 'ahead') },
+    hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
+    retention => sub { },
+    takeover => sub {
+        my ($round) = @_;
+        my %first;
+        for my $service ($round->services) { kill 'KILL', $service->{pid} unless $first{ $service->{group} }++ }
+    },
+    malformed => sub { my ($round) = @_; $round->add_malformed },
+);
+my %point_allows = (loss => {%lease_lost}, foreign => { unordered => 1 }, malformed => { unordered => 1 }, hold => { unordered => 1 });
+
+sub points {
+    my ($file) = @_;
+    open my $list, '<', $file or return;
+    my @points;
+    while (my $line = readline $list) {
+        chomp $line;
+        my ($side, $name, $needs) = split ' ', $line;
+        next unless defined $name && $line !~ /^#/;
+        die "crash point $name needs \"$needs\", and nobody knows how\n" if defined $needs && !$provoke{$needs};
+        push @points, {
+            name => "point:$name",
+            row => $side eq 'server' ? 'A3' : $side eq 'emit' ? 'A4' : $name =~ /dead_letter/ ? 'C5' : 'C1',
+            group => 'points',
+            crash => $side ne 'client',
+            limit => 15,
+            allowed => { $side eq 'client' ? %at_least_once : (), %{ $point_allows{ $needs // '' } // {} } },
+            postgres_conf => ($needs // '') eq 'retention' ? "outbox.retention = '1s'\n" : '',
+            inject => sub {
+                my ($round) = @_;
+                my $file = $side eq 'client' ? $round->client_point_file : $round->server_point_file;
+                $round->burst(50);
+                $round->begin("crash point $name");
+                $round->arm($file, $name, defined $needs ? 1 : 1 + int rand 10);
+                $provoke{$needs}->($round) if $needs;
+                for (1 .. 4) {
+                    last unless -e $file;
+                    $round->burst(100);
+                    $round->await(sub { !-e $file }, 1);
+                }
+                $round->hit(!-e $file);
+                $round->note(-e $file ? 'nobody came by' : 'the crash has come');
+                unlink $file;
+                return;
+            },
+        };
+    }
+    return @points;
+}
+
+sub all { my ($points) = @_; return (@faults, points($points)) }
+
+# by name, a pattern of names, a row of the matrix or a group
+sub choose {
+    my ($all, @words) = @_;
+    my (@chosen, %chosen);
+    for my $word (@words) {
+        my $pattern = join '.*', map { quotemeta } split /\*/, $word, -1;
+        my @found = grep { $word eq 'all' || $_->{name} =~ /^$pattern$/ || lc $_->{row} eq lc $word || ($_->{group} // '') eq $word } @$all;
+        die "there is no fault \"$word\"; there are:\n" . join('', map { "  $_->{row}  $_->{name}\n" } @$all) unless @found;
+        push @chosen, grep { !$chosen{ $_->{name} }++ } @found;
+    }
+    return @chosen;
+}
+
+1;

@@ -1,13 +1,14 @@
-# outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo` and `make check` set up all they need.
+# outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo`, `make check` and `make torture` set up
+# all they need.
 
-ifneq ($(filter demo check check-versions check-fuzz check-sanitizers,$(MAKECMDGOALS)),)
+ifneq ($(filter demo check check-versions check-fuzz check-sanitizers torture torture-mutants,$(MAKECMDGOALS)),)
 
 # With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
 # only says that it is not supported.
-demo check check-versions check-fuzz check-sanitizers:
+demo check check-versions check-fuzz check-sanitizers torture torture-mutants:
 	@scripts/$@
 
-.PHONY: demo check check-versions check-fuzz check-sanitizers
+.PHONY: demo check check-versions check-fuzz check-sanitizers torture torture-mutants
 
 else
 

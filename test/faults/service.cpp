@@ -83,7 +83,7 @@ void handle(const outbox::event &event) {
 void handle_in_transaction(const outbox::event &event, outbox::transaction &transaction) {
     begin(event);
     const std::string id(event.id()), aggregate = header(event, "aggregate"), version = header(event, "version"),
-                                      consumer = std::to_string(getpid());
+                                      consumer = option("group");
     const char *values[] = {id.c_str(), aggregate.c_str(), version.c_str(), consumer.c_str()};
     std::unique_ptr<PGresult, decltype(&PQclear)> result(
         PQexecParams(transaction.connection(),

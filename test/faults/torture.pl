@@ -16,11 +16,16 @@ use Faults::Table;
 use constant ROUND_LIMIT => 75;    # seconds
 use constant EVIDENCE => 20;       # rounds that are kept
 
+my @all = Faults::Table::all("$FindBin::Bin/crash_points");
+if (!@ARGV) {
+    printf "%-4s %-24s %s\n", @$_{qw(row name)}, $_->{group} // '' for @all;
+    exit;
+}
 my ($build, $work, $results) = @ARGV;
 my $seed = $ENV{SEED} // 1 + int rand 2**31;
 my $rounds = $ENV{ROUNDS} // 10;
 my $jobs = $ENV{JOBS} // 2;
-my @faults = Faults::Table::choose([ Faults::Table::all("$FindBin::Bin/crash_points") ], split /[ ,]+/, $ENV{FAULTS} || 'all');
+my @faults = Faults::Table::choose(\@all, split(" ", $ENV{FAULTS} || "all"));
 my $bindir = "$build/pg/bin";
 # a variant that is known to be wrong has done its duty when it was found out
 my $until_failed = $ENV{UNTIL_FAILED};

@@ -83,6 +83,9 @@ class history {
         line(op, "invoke", ",\"kind\":" + quoted(kind) + ",\"events\":" + std::to_string(events));
     }
 
+    // of the events that were planned a savepoint may have undone all
+    void committed(const std::string &op, int events) const { line(op, "ok", ",\"events\":" + std::to_string(events)); }
+
     void end(const std::string &op, std::string_view how, std::string_view error) const {
         line(op, how, error.empty() ? "" : ",\"error\":" + quoted(error));
     }
@@ -339,6 +342,7 @@ class client {
         const std::size_t undone = random_.below(events.size() + 1); // from here on, where a part is
         const bool give_up = random_.percent(50);                    // a prepared transaction is rolled back
         k_ = 0;
+        int undone_events = 0;
         history_.invoke(op, kind, static_cast<int>(events.size()));
         bool in_doubt = false; // COMMIT was asked for
         bool prepared = false;
@@ -353,6 +357,7 @@ class client {
             }
             if (kind == "savepoint" && undone < events.size()) {
                 connection_.run("ROLLBACK TO SAVEPOINT part");
+                undone_events = static_cast<int>(events.size() - undone);
                 // the same once more, and this time for good
                 for (std::size_t i = undone; i < events.size() && random_.percent(50); ++i)
                     emit(op, kind, events[i]);
@@ -378,7 +383,7 @@ class client {
             in_doubt = true;
             const std::string answer = connection_.run("COMMIT");
             if (answer == "COMMIT")
-                history_.end(op, "ok", "");
+                history_.committed(op, k_ - undone_events);
             else
                 history_.end(op, "fail", "COMMIT was answered with " + answer);
         } catch (const failure &failed) {

@@ -15,9 +15,10 @@ extern "C" {
 namespace outbox {
 
 // Until the cursor has passed the event that failed there is nothing to try. Without an attempt nothing has failed since the
-// last progress.
+// last progress. After a crash the cursor is behind what the marker covers, and until it has passed that the stream stays held:
+// of a stream that is not, all that the marker covers is taken to be in Redis.
 bool dispatcher::is_waiting(const stream_state &stream) const {
-    return stream.held && (stream.attempts == 0 || stream.held_from <= cursor_);
+    return stream.held && cursor_ >= present_upto_ && (stream.attempts == 0 || stream.held_from <= cursor_);
 }
 
 // The next due time of any held stream; 0 when none is held.

@@ -143,6 +143,7 @@ int run(int count, char **arguments) {
     options.retry = {.max_attempts = 100, .initial = 20ms, .max = 200ms, .multiplier = 2, .jitter = 0.2};
     if (mode == "inbox") {
         options.inbox = option("conninfo");
+        options.idempotency = outbox::idempotency::none; // nothing but the inbox keeps its effects apart
         create_inbox(options.inbox);
     } else if (mode != "redis") {
         throw std::invalid_argument("--mode is inbox or redis");

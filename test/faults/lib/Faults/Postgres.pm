@@ -63,7 +63,11 @@ sub rows {
     my $rows;
     wait_until(sub {
         $self->{connection} //= $self->connect // return 0;
-        $rows = eval { $self->{connection}->selectall_arrayref($statement, undef, @values) };
+        $rows = eval {
+            my $query = $self->{connection}->prepare($statement);
+            $query->execute(@values);
+            $query->{NUM_OF_FIELDS} ? $query->fetchall_arrayref : [];
+        };
         return 1 if $rows;
         my $why = $@;
         my $alive = eval { $self->{connection}->ping } // 0;

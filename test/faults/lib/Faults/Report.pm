@@ -29,7 +29,7 @@ sub add {
     $self->clear;
     if ($round->{verdict} ne 'passed' || !$ENV{TORTURE_TERMINAL}) {
         my $found = join ', ', map { "$_ $round->{findings}{$_}" } sort keys %{ $round->{findings} // {} };
-        printf "%s  %-24s seed %-10d %5.1f s  %5d events%s\n", paint($round->{verdict}, sprintf '%-7s', $round->{verdict}),
+        printf "%s  %-28s seed %-10d %5.1f s  %5d events%s\n", paint($round->{verdict}, sprintf '%-7s', $round->{verdict}),
             $round->{fault}, $round->{seed}, $round->{seconds} // 0, $round->{committed} // 0, $found ? "  $found" : '';
     }
     if ($round->{verdict} ne 'passed') {
@@ -66,7 +66,7 @@ sub seconds { my ($value) = @_; return defined $value ? sprintf '%.2f', $value :
 sub finish {
     my ($self) = @_;
     $self->clear;
-    printf "\n%s\n", paint('bold', sprintf '%-24s %6s %6s %7s %6s %8s %9s %9s %11s %11s', 'fault', 'rounds', 'passed', 'unknown', 'failed',
+    printf "\n%s\n", paint('bold', sprintf '%-28s %6s %6s %7s %6s %8s %9s %9s %11s %11s', 'fault', 'rounds', 'passed', 'unknown', 'failed',
         'events', 'in flight', 'again', 'recovered', 'at most');
     my $well = 1;
     for my $name (@{ $self->{order} }) {
@@ -82,7 +82,7 @@ sub finish {
         my $bad = $count{failed} + $count{invalid};
         $well = 0 if $bad || !$count{passed};
         my ($most) = sort { $b <=> $a } @recovered;
-        printf "%-24s %6d %6d %7d %s %8d %9d %8d%% %9s s %9s s\n", $name, scalar @rounds, $count{passed}, $count{unknown},
+        printf "%-28s %6d %6d %7d %s %8d %9d %8d%% %9s s %9s s\n", $name, scalar @rounds, $count{passed}, $count{unknown},
             paint($bad ? 'failed' : 'passed', sprintf '%6d', $bad), $events, $in_flight, 100 * $again / @rounds,
             seconds(median(@recovered)), seconds($most);
     }

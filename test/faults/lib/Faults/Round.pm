@@ -270,6 +270,15 @@ sub add_malformed {
     return;
 }
 
+# The load pauses, so that the worker has nothing to do.
+sub quiet {
+    my ($self, $seconds) = @_;
+    kill 'STOP', $self->{workload};
+    $self->pass($seconds);
+    kill 'CONT', $self->{workload};
+    return;
+}
+
 # A stream is something else for a while.
 sub spoil_stream {
     my ($self, $seconds) = @_;

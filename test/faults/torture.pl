@@ -64,7 +64,8 @@ sub quietly {
 sub make_template {
     my $dir = "$work/template";
     make_path($dir);
-    quietly("$work/initdb.log", "$bindir/initdb", '-N', '-D', "$dir/data", '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C');
+    quietly("$work/initdb.log", "$bindir/initdb", '-N', '-D', "$dir/data", '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C',
+        '--wal-segsize=1');
     open my $conf, '>>', "$dir/data/postgresql.conf" or die "postgresql.conf: $!\n";
     print $conf <<"CONF";
 listen_addresses = ''
@@ -84,6 +85,8 @@ CONF
     close $conf;
     my $server = Faults::Postgres->new(dir => $dir, bindir => $bindir)->start;
     $server->execute($_) for 'CREATE EXTENSION outbox', slurp("$FindBin::Bin/schema.sql"), slurp("$FindBin::Bin/burst.sql");
+    # a third of the files: each is copied for every round, and synchronized after every crash
+    $server->execute($_) for "UPDATE pg_database SET datistemplate = false", 'DROP DATABASE template0', 'DROP DATABASE template1';
     $server->stop_fast;
     my ($topics) = slurp("$FindBin::Bin/schema.sql") =~ /^-- topics: (.+)$/m or die "schema.sql does not name its topics\n";
     return ("$dir/data", [ split ' ', $topics ]);

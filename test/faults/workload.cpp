@@ -254,7 +254,7 @@ class client {
         auto next = begin;
         while (!stopped && steady::now() < end) {
             if (!connection_.open()) {
-                std::this_thread::sleep_for(20ms);
+                std::this_thread::sleep_for(60ms);
                 continue;
             }
             if (!left_prepared_.empty())
@@ -273,7 +273,7 @@ class client {
             if (connection_.open())
                 resolve();
             else
-                std::this_thread::sleep_for(20ms);
+                std::this_thread::sleep_for(60ms);
         }
         if (!left_prepared_.empty())
             history_.end(left_prepared_, "info", "it was left prepared");

@@ -23,9 +23,8 @@ if (!@ARGV) {
 }
 my ($build, $work, $results) = @ARGV;
 my $seed = $ENV{SEED} // 1 + int rand 2**31;
-my $rounds = $ENV{ROUNDS} // 10;
 my $jobs = $ENV{JOBS} // 2;
-my @faults = Faults::Table::choose(\@all, split(" ", $ENV{FAULTS} || "all"));
+my @faults = Faults::Table::choose(\@all, $ENV{ROUNDS} // 10, split ' ', $ENV{FAULTS} || 'all');
 my $bindir = "$build/pg/bin";
 # a variant that is known to be wrong has done its duty when it was found out
 my $until_failed = $ENV{UNTIL_FAILED};
@@ -180,11 +179,11 @@ if (!$template) {
     kill_in($work);
     die $why;
 }
-my $report = Faults::Report->new(file => "$results/rounds.jsonl", total => $rounds * @faults);
-printf "%d faults, %d rounds each, seed %d\n", scalar @faults, $rounds, $seed;
-
 # one round of each fault after the other, so that little time shows something of everything
-my @queue = map { my $n = $_; map { [ $_, ($seed + 7919 * $n) % 2**31 ] } @faults } 0 .. $rounds - 1;
+my ($most) = sort { $b <=> $a } map { $_->{rounds} } @faults;
+my @queue = map { my $n = $_; map { [ $_, ($seed + 7919 * $n) % 2**31 ] } grep { $n < $_->{rounds} } @faults } 0 .. $most - 1;
+my $report = Faults::Report->new(file => "$results/rounds.jsonl", total => scalar @queue);
+printf "%d rounds of %d faults, seed %d\n", scalar @queue, scalar @faults, $seed;
 my ($number, $failed) = (0, 0);
 while (@queue || %running) {
     while (@queue && keys %running < $jobs) { begin_round(@{ shift @queue }, ++$number, $template, $topics) }

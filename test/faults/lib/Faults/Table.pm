@@ -578,15 +578,16 @@ sub points {
 
 sub all { my ($points) = @_; return (@faults, points($points)) }
 
-# by name, a pattern of names, a row of the matrix or a group
+# By name, a pattern of names, a row of the matrix or a group; "=7" behind it says how many rounds of them.
 sub choose {
-    my ($all, @words) = @_;
+    my ($all, $rounds, @words) = @_;
     my (@chosen, %chosen);
-    for my $word (@words) {
+    for my $said (@words) {
+        my ($word, $own) = $said =~ /^(.*?)(?:=(\d+))?$/;
         my $pattern = join '.*', map { quotemeta } split /\*/, $word, -1;
         my @found = grep { $word eq 'all' || $_->{name} =~ /^$pattern$/ || lc $_->{row} eq lc $word || ($_->{group} // '') eq $word } @$all;
         die "there is no fault \"$word\"; there are:\n" . join('', map { "  $_->{row}  $_->{name}\n" } @$all) unless @found;
-        push @chosen, grep { !$chosen{ $_->{name} }++ } @found;
+        push @chosen, map { { %$_, rounds => $own // $rounds } } grep { !$chosen{ $_->{name} }++ } @found;
     }
     return @chosen;
 }

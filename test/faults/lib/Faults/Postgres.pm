@@ -57,7 +57,15 @@ sub connect {
     };
 }
 
-# A statement on the connection that is kept, or on a new one when the server has crashed meanwhile: rows as arrays.
+# the connection that is kept, if it still is one, or a new one
+sub connection {
+    my ($self) = @_;
+    delete $self->{connection} if $self->{connection} && (eval { $self->{connection}->ping } // 0) <= 0;
+    return $self->{connection} //= $self->connect;
+}
+
+# A statement on that connection, again on a new one when the server has crashed meanwhile, so only what may be done twice:
+# rows as arrays.
 sub rows {
     my ($self, $statement, @values) = @_;
     my $rows;

@@ -94,7 +94,7 @@ CONF
 # rounds
 
 sub begin_round {
-    my ($fault, $seed, $number, $template, $topics) = @_;
+    my ($fault, $seed, $number, $template, $shim, $topics) = @_;
     my $dir = "$work/round.$number";
     make_path($dir);
     my $pid = fork // die "fork: $!\n";
@@ -103,7 +103,7 @@ sub begin_round {
         $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
         chdir $dir;
         open STDERR, '>', "$dir/harness.log";
-        my $round = Faults::Round->new(dir => $dir, programs => "$build/bin", bindir => $bindir, template => $template,
+        my $round = Faults::Round->new(dir => $dir, programs => "$build/bin", bindir => $bindir, template => $template, shim => $shim,
             topics => $topics, fault => $fault, seed => $seed);
         my $verdict = eval { $round->run };
         if (!$verdict) {
@@ -173,6 +173,8 @@ sub wait_for_round {
     }
 }
 
+my $shim = "$work/shim.so";
+quietly("$work/shim.log", qw(g++ -std=c++20 -O1 -shared -fPIC -o), $shim, "$FindBin::Bin/shim.cpp") if grep { $_->{shim} } @faults;
 my ($template, $topics) = eval { make_template() };
 if (!$template) {
     my $why = $@;
@@ -186,7 +188,7 @@ my $report = Faults::Report->new(file => "$results/rounds.jsonl", total => scala
 printf "%d rounds of %d faults, seed %d\n", scalar @queue, scalar @faults, $seed;
 my ($number, $failed) = (0, 0);
 while (@queue || %running) {
-    while (@queue && keys %running < $jobs) { begin_round(@{ shift @queue }, ++$number, $template, $topics) }
+    while (@queue && keys %running < $jobs) { begin_round(@{ shift @queue }, ++$number, $template, $shim, $topics) }
     $report->bar(map { $_->{fault}{name} } values %running);
     my $verdict = end_round(wait_for_round());
     $report->add($verdict);

@@ -11,7 +11,7 @@ use Time::HiRes qw(sleep);
 
 use Faults::Wait qw(wait_until);
 
-# dir, bindir; conf => more lines for postgresql.conf. The folder "data" in dir is there already.
+# dir, bindir; environment => what the server is started with; conf => more lines for postgresql.conf. The folder "data" in dir is there already.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {%options}, $class;
@@ -31,6 +31,7 @@ sub start {
         open STDIN, '<', '/dev/null';
         open STDOUT, '>>', "$self->{dir}/postgres.log" or POSIX::_exit(1);
         open STDERR, '>&', \*STDOUT;
+        %ENV = (%ENV, %{ $self->{environment} // {} });
         exec "$self->{bindir}/postgres", '-D', $self->{data} or POSIX::_exit(127);
     }
     $self->{pid} = $pid;
@@ -143,6 +144,15 @@ sub crash {
     unlink "$self->{data}/postmaster.pid", glob "$self->{dir}/.s.PGSQL.*";
     $self->forget_connection;
     return;
+}
+
+# Whether it has given up by itself; then it can be started again.
+sub has_ended {
+    my ($self) = @_;
+    return 0 unless waitpid($self->{pid}, WNOHANG) == $self->{pid};
+    delete $self->{pid};
+    $self->forget_connection;
+    return 1;
 }
 
 # SIGQUIT: an immediate shutdown

@@ -5,6 +5,7 @@ package Faults::Round;
 
 use strict;
 use warnings;
+use IO::Socket::INET;
 use JSON::PP ();
 use POSIX qw(WNOHANG);
 use Time::HiRes qw(sleep);
@@ -69,12 +70,29 @@ sub set_up {
     my ($self) = @_;
     my ($dir, $fault) = @$self{qw(dir fault)};
     system('cp', '-a', '--reflink=auto', $self->{template}, "$dir/data") == 0 or die "could not copy the template\n";
-    $self->{redis} = OutboxTest::Redis->new(dir => $dir, aof => $fault->{aof} // 'no', timeout => 10,
-        conf => [ 'busy-reply-threshold 100', @{ $fault->{redis_conf} // [] } ]);
-    # what else it was given, a reply may not be waited for through a fault that stops Redis
+    my $shim = $fault->{shim} // '';
+    if ($shim) {
+        open my $control, '>', $self->shim_file or die "shim: $!\n";
+        print $control pack 'q<6', (0) x 6;
+    }
+    my @redis = (aof => $fault->{aof} // 'no', timeout => 10, conf => [ 'busy-reply-threshold 100', 'repl-diskless-sync-delay 0' ]);
+    {
+        local %ENV = (%ENV, $shim eq 'redis' ? $self->shim_environment : ());
+        $self->{redis} = OutboxTest::Redis->new(dir => $dir, @redis, port => $fault->{replica} ? free_port() : 0);
+    }
+    if ($fault->{replica}) {
+        # everybody comes through a link, that leads from one server to the other in an instant
+        mkdir "$dir/replica";
+        $self->{replica} = OutboxTest::Redis->new(dir => "$dir/replica", @redis, port => free_port());
+        $self->{replica}->cmd('REPLICAOF', '127.0.0.1', $self->{redis}->port);
+        rename $self->{redis}->socket, "$dir/primary.sock";
+        symlink "$dir/primary.sock", $self->{redis}->socket or die "link: $!\n";
+        wait_until(sub { $self->{replica}->cmd('INFO', 'replication') =~ /master_link_status:up/ }, 10, 'the replica is there');
+    }
     $self->{proxy} = OutboxTest::Proxy->new(to => $self->{redis}, dir => $dir) if $fault->{proxy};
     my $url = $self->{proxy} ? $self->{proxy}->url : $self->{redis}->url;
     $self->{postgres} = Faults::Postgres->new(dir => $dir, bindir => $self->{bindir},
+        environment => { $shim eq 'postgres' ? $self->shim_environment : () },
         conf => "outbox.redis_url = '$url'\n" . ($fault->{postgres_conf} // ''));
     $self->{postgres}->start;
     $self->{tap} = Faults::Tap->start(keys => $self->{keys}, socket => $self->{redis}->socket, file => "$dir/tap");
@@ -99,8 +117,10 @@ sub spawn {
 
 sub start_service {
     my ($self, $group) = @_;
-    my $url = $self->{consumer_proxy} ? $self->{consumer_proxy}->url : $self->{redis}->url;
-    my $pid = $self->spawn("service.$group", { OUTBOX_CRASH_POINT_FILE => $self->client_point_file, %{ $self->{fault}{service_environment} // {} } },
+    my $url = $self->{redis}->url;
+    my $shim = ($self->{fault}{shim} // '') eq 'consumers';
+    my $pid = $self->spawn("service.$group",
+        { OUTBOX_CRASH_POINT_FILE => $self->client_point_file, $shim ? $self->shim_environment : () },
         "$self->{programs}/service", '--redis', $url, '--group', $group, '--mode', $mode{$group},
         '--conninfo', $self->{postgres}->conninfo, '--journal', "$self->{dir}/journal.$group",
         '--topics', join(',', @{ $self->{topics} }));
@@ -278,6 +298,52 @@ sub quiet {
     kill 'STOP', $self->{workload};
     $self->pass($seconds);
     kill 'CONT', $self->{workload};
+    return;
+}
+
+# What is preloaded where the fault says so: its clock (seconds off), the disk (errors of fsync to come, microseconds that each
+# takes, whether it is full).
+sub shim_file { my ($self) = @_; return "$self->{dir}/shim.control" }
+sub shim_environment { my ($self) = @_; return (LD_PRELOAD => $self->{shim}, OUTBOX_SHIM => $self->shim_file) }
+
+sub set_shim {
+    my ($self, %to) = @_;
+    my %place = (clock => 0, sync_errors => 1, sync_delay => 2, full => 3);
+    open my $control, '+<', $self->shim_file or die "shim: $!\n";
+    for my $name (keys %to) {
+        sysseek $control, 8 * $place{$name}, 0;
+        syswrite $control, pack 'q<', $to{$name};
+    }
+    return;
+}
+
+# how many calls it has made to fail, and to wait
+sub shim_met {
+    my ($self) = @_;
+    open my $control, '<', $self->shim_file or die "shim: $!\n";
+    sysseek $control, 32, 0;
+    sysread $control, my $bytes, 16;
+    my ($failed, $delayed) = unpack 'q<2', $bytes;
+    return $failed + $delayed;
+}
+
+sub free_port {
+    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "no port: $!\n";
+    return $socket->sockport;
+}
+
+# The replica is the one from now on; what the other had not told it is lost.
+sub fail_over {
+    my ($self) = @_;
+    my ($old, $new) = @$self{qw(redis replica)};
+    my $front = $old->socket;
+    symlink $new->socket, "$front.new" or die "link: $!\n";
+    rename "$front.new", $front or die "link: $!\n";
+    $old->kill9;
+    # which takes its socket away, and so the link
+    symlink $new->socket, $front unless -l $front;
+    $new->{socket} = $front;
+    @$self{qw(redis replica)} = ($new, undef);
     return;
 }
 
@@ -461,7 +527,8 @@ sub stop {
         $self->{redis}->sigcont;
         $self->{redis}->kill9;
     }
-    $_->stop for grep { $_ } @$self{qw(proxy consumer_proxy)};
+    $self->{replica}->kill9 if $self->{replica};
+    $self->{proxy}->stop if $self->{proxy};
     return;
 }
 

@@ -3,7 +3,8 @@
 #   name, row, group    group "headline": those that are tried by the hundred; "points": the named crash points
 #   inject              sub ($round): does it, saying when it began and ended, and whether it hit anything
 #   needs_flight, crash, limit, allowed      see Faults::Checker
-#   aof, redis_conf, postgres_conf, proxy, rate, workload, load    what the round is set up with
+#   aof, postgres_conf, proxy, replica, shim, rate, workload, load    what the round is set up with; shim: what it is preloaded
+#                       into, see shim.cpp
 package Faults::Table;
 
 use strict;
@@ -124,6 +125,62 @@ my @faults = (
         },
     },
 
+    {
+        name => 'disk-full',
+        row => 'A11',
+        crash => 1,
+        limit => 15,
+        shim => 'postgres',
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('no file grows');
+            $round->set_shim(full => 1);
+            $round->pass(0.3 + rand 0.7);
+            $round->set_shim(full => 0);
+            $round->hit($round->shim_met);
+            # a server that cannot write what it must to recover gives up
+            $round->pass(0.3);
+            $round->{postgres}->start if $round->{postgres}->has_ended;
+            return;
+        },
+    },
+    {
+        name => 'fsync-error',
+        row => 'A12',
+        crash => 1,
+        limit => 15,
+        shim => 'postgres',
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('a file cannot be synchronized');
+            $round->set_shim(sync_errors => 1);
+            $round->hit($round->await(sub { $round->shim_met }, 3));
+            $round->set_shim(sync_errors => 0);
+            return;
+        },
+    },
+    {
+        name => 'slow-disk',
+        row => 'D2',
+        limit => 5,
+        load => 3,
+        shim => 'postgres',
+        inject => sub {
+            my ($round) = @_;
+            $round->begin('the disk is slow');
+            $round->set_shim(sync_delay => 20_000 + int rand 80_000);
+            $round->pass(1);
+            $round->burst(100);
+            $round->pass(0.5);
+            $round->set_shim(sync_delay => 0);
+            $round->hit($round->shim_met);
+            return;
+        },
+    },
+    clock_jump('postgres'),
+
     # Redis
     {
         name => 'redis-kill',
@@ -196,6 +253,30 @@ my @faults = (
             return;
         },
     },
+    {
+        # the replica is promoted while the other one still confirms
+        name => 'redis-failover',
+        row => 'B4',
+        replica => 1,
+        limit => 10,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            $round->burst(100);
+            $round->begin('the replica is promoted');
+            $round->{replica}->cmd('REPLICAOF', 'NO', 'ONE');
+            my $before = $round->entries;
+            $round->burst(100);
+            $round->pass(rand 0.3);
+            my $lost = $round->entries - $before;
+            $round->note("$lost entries are lost");
+            $round->fail_over;
+            $round->{tap}->again;
+            $round->hit($lost > 0);
+            return;
+        },
+    },
+    clock_jump('redis'),
     {
         name => 'redis-stop',
         row => 'B5',
@@ -312,6 +393,7 @@ my @faults = (
     refusal('command-forbidden', [ 'ACL', 'SETUSER', 'default', '-xadd' ], [ 'ACL', 'SETUSER', 'default', '+xadd' ]),
 
     # consumers
+    clock_jump('consumers'),
     {
         name => 'consumer-kill',
         row => 'C1',
@@ -499,6 +581,31 @@ sub for_a_while {
     return;
 }
 
+# The clock on the wall of one of them goes elsewhere, and comes back.
+sub clock_jump {
+    my ($whose) = @_;
+    return {
+        name => "clock-of-$whose",
+        row => 'D1',
+        limit => 5,
+        shim => $whose,
+        allowed => {%lease_lost},
+        inject => sub {
+            my ($round) = @_;
+            my @jumps = (-86400, -7200, -1, 1, 7200);
+            my $jump = $jumps[ rand @jumps ];
+            $round->burst(150);
+            $round->begin("a clock jumps by $jump s");
+            $round->set_shim(clock => $jump);
+            $round->pass(0.2 + rand 0.8);
+            $round->burst(100);
+            $round->set_shim(clock => 0);
+            $round->hit(1);
+            return;
+        },
+    };
+}
+
 # Redis as a whole refuses, from one command to the next
 sub refusal {
     my ($name, $from, $to) = @_;
@@ -553,6 +660,7 @@ sub points {
             crash => $side ne 'client',
             limit => 15,
             allowed => { $side eq 'client' ? %at_least_once : (), %{ $point_allows{ $needs // '' } // {} } },
+            load => ($needs // '') eq 'quiet' ? 3.6 : undef,
             postgres_conf => ($needs // '') eq 'retention' ? "outbox.retention = '1s'\n" : '',
             inject => sub {
                 my ($round) = @_;

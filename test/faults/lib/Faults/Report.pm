@@ -5,6 +5,8 @@ use strict;
 use warnings;
 use JSON::PP ();
 
+use Faults::Checker;
+
 my %colour = $ENV{TORTURE_COLOUR} ? (passed => 32, failed => 31, unknown => 33, invalid => 31, dim => 2, bold => 1) : ();
 
 sub paint { my ($colour, $text) = @_; return $colour{$colour} ? "\e[$colour{$colour}m$text\e[0m" : $text }
@@ -86,8 +88,14 @@ sub finish {
             paint($bad ? 'failed' : 'passed', sprintf '%6d', $bad), $events, $in_flight, 100 * $again / @rounds,
             seconds(median(@recovered)), seconds($most);
     }
+    my ($events, %found) = (0);
+    for my $round (map { @$_ } values %{ $self->{fault} }) {
+        $events += $round->{committed} // 0;
+        $found{$_} += $round->{findings}{$_} for keys %{ $round->{findings} // {} };
+    }
+    printf "\n%d events: %s\n", $events, join ', ', map { sprintf '%d %s', $found{$_} // 0, $_ =~ tr/_/ /r } @Faults::Checker::findings;
     my $spent = time - $self->{began};
-    printf "\n%d rounds in %d:%02d: %s\n", $self->{done}, int($spent / 60), $spent % 60,
+    printf "%d rounds in %d:%02d: %s\n", $self->{done}, int($spent / 60), $spent % 60,
         join ', ', map { "$self->{count}{$_} $_" } qw(passed unknown failed invalid);
     print "A round is unknown when its fault met nothing that could have broken; it counts for nothing.\n" if $self->{count}{unknown};
     return $well;

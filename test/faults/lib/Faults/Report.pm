@@ -79,7 +79,7 @@ sub finish {
         for my $round (@rounds) {
             $events += $round->{committed} // 0;
             $in_flight += $round->{in_flight} // 0;
-            $again++ if ($round->{sent_again} // 0) + ($round->{handled_again} // 0);
+            $again++ if ($round->{sent_again} // 0) + ($round->{taken_over} // 0);
         }
         my $bad = $count{failed} + $count{invalid};
         $well = 0 if $bad || !$count{passed};

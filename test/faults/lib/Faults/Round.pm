@@ -480,9 +480,21 @@ sub collect {
         fault => { enough => ENOUGH, %{ $self->{fault} }, %{ $self->{fault_state} } });
     # what had to be done twice shows that the fault met something
     $verdict->{sent_again} = ($sink->{duplicates_rejected} // 0) + ($sink->{healed} // 0);
-    $verdict->{handled_again} = grep { $_->{what} eq 'start' && $_->{attempt} > 1 } map { @$_ } values %$journals;
+    $verdict->{taken_over} = taken_over($journals);
     $verdict->{seconds} = sprintf '%.1f', (now_ns() - $self->{began}) / 1e9;
     return $verdict;
+}
+
+# events that one process had begun and another one began again
+sub taken_over {
+    my ($journals) = @_;
+    my $n = 0;
+    for my $journal (values %$journals) {
+        my %pids;
+        $pids{ $_->{event_id} }{ $_->{pid} } = 1 for grep { $_->{what} eq 'start' } @$journal;
+        $n += grep { keys %$_ > 1 } values %pids;
+    }
+    return $n;
 }
 
 sub raw_entries {

@@ -193,15 +193,19 @@ sub groups { return sort keys %mode }
 sub services { my ($self, $group) = @_; return grep { !defined $group || $_->{group} eq $group } @{ $self->{services} } }
 
 # Events of one transaction, so that many are on their way when it returns; the first versions of aggregates of their own. Asked
-# for once: whether it was committed is not known when the server dies meanwhile.
+# for once: whether it was committed is not known when the server dies meanwhile. async: acknowledged before it is durable.
 sub burst {
-    my ($self, $many) = @_;
+    my ($self, $many, %options) = @_;
     my $connection = $self->{postgres}->connection // return;
     my $n = ++$self->{bursts};
     my $op = sprintf '%08x-0000-4000-8000-%012x', $self->{seed} & 0xffffffff, $n;
     my $topic = $self->{topics}[ int rand @{ $self->{topics} } ];
-    $self->write_history($op, 'invoke', 'commit', $many);
-    my $done = eval { $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$n", $topic, $many); 1 };
+    $self->write_history($op, 'invoke', $options{async} ? 'async' : 'commit', $many);
+    my $done = eval {
+        $connection->do('SET synchronous_commit = ' . ($options{async} ? 'off' : 'on'));
+        $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$n", $topic, $many);
+        1;
+    };
     $self->write_history($op, $done ? 'ok' : 'info');
     return;
 }

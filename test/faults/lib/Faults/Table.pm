@@ -65,9 +65,9 @@ my @faults = (
         needs_flight => 1,
         crash => 1,
         limit => 15,
-        workload => [ '--async', 90 ],
+        workload => [ '--async', 100 ],
         postgres_conf => "wal_writer_delay = '10s'\n",
-        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }) },
+        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }, async => 1) },
     },
     {
         name => 'immediate-shutdown',
@@ -534,8 +534,8 @@ my @faults = (
 
 # PostgreSQL ends without a word, and comes back
 sub power_cut {
-    my ($round, $cut) = @_;
-    $round->burst(400);
+    my ($round, $cut, %burst) = @_;
+    $round->burst(400, %burst);
     sleep rand 0.015;
     $round->begin('PostgreSQL ends');
     $cut->($round);
@@ -548,9 +548,13 @@ sub power_cut {
 
 sub kill_redis {
     my ($round) = @_;
+    my $held = rand() < 0.5;
     $round->burst(400);
     sleep rand 0.01;
     $round->begin('Redis is killed');
+    # what is written to it until then it never reads
+    $round->{redis}->sigstop if $held;
+    sleep rand 0.1 if $held;
     $round->{redis}->kill9;
     $round->hit(1);
     $round->emits_meanwhile(rand 0.4);

@@ -3,6 +3,10 @@
 #include "bgworker/index_scan.hpp"
 #include "extension/event_type.hpp"
 
+extern "C" {
+#include "access/detoast.h"
+}
+
 namespace outbox {
 
 namespace column = storage::event_column;
@@ -189,6 +193,14 @@ void batch_reader::load(event_row &row) {
     row.has_aggregate_id = !slot_->tts_isnull[column::aggregate_id];
     row.has_headers = !slot_->tts_isnull[column::headers];
     row.version = DatumGetInt32(slot_->tts_values[column::version]);
+}
+
+std::size_t batch_reader::size() const {
+    std::size_t total = 0;
+    for (int number : {column::payload, column::headers, column::aggregate_id, column::aggregate_type})
+        if (!slot_->tts_isnull[number])
+            total += toast_raw_datum_size(slot_->tts_values[number]);
+    return total;
 }
 
 bool batch_reader::next(event_row &row) {

@@ -43,6 +43,7 @@ class batch_reader {
     void begin();
     bool next(event_row &row);
     void load(event_row &row); // the rest of the event that next() gave
+    std::size_t size() const;  // of that rest, about, without fetching it
     void end();
 
     place where() const { return place_; }

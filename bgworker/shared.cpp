@@ -8,6 +8,7 @@ namespace outbox::shared {
 
 constexpr int max_requests = 64;
 constexpr int max_blocks = 16;
+constexpr int max_verifications = 8; // at a time, in all databases
 
 struct blocked_database {
     Oid database;
@@ -26,6 +27,7 @@ struct memory {
     blocked_database blocks[max_blocks];
     bool no_process;
     bool no_slot;
+    verification verifications[max_verifications];
     int slots;
     slot worker[FLEXIBLE_ARRAY_MEMBER];
 };
@@ -231,6 +233,48 @@ slot *at(int index) { return &shm->worker[index]; }
 
 int slot_count() { return shm ? shm->slots : 0; }
 
+static void detach_verification(int, Datum index) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->verifications[DatumGetInt32(index)] = {};
+    LWLockRelease(shm->lock);
+}
+
+verification *attach_verification(Oid database, int caller) {
+    int chosen = -1;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < max_verifications && chosen < 0; ++i)
+        if (!OidIsValid(shm->verifications[i].database))
+            chosen = i;
+    if (chosen >= 0) {
+        shm->verifications[chosen] = {};
+        shm->verifications[chosen].database = database;
+        shm->verifications[chosen].pid = MyProcPid;
+        shm->verifications[chosen].caller = caller;
+        shm->verifications[chosen].started_at = GetCurrentTimestamp();
+    }
+    LWLockRelease(shm->lock);
+    if (chosen < 0)
+        return nullptr;
+    before_shmem_exit(detach_verification, Int32GetDatum(chosen));
+    // Only now: a command that blocks after this look finds us, and ends us.
+    return is_blocked(database) ? nullptr : &shm->verifications[chosen];
+}
+
+void publish(verification *own, const verification &progress) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    *own = progress;
+    LWLockRelease(shm->lock);
+}
+
+bool read(int index, verification &copy) {
+    LWLockAcquire(shm->lock, LW_SHARED);
+    copy = shm->verifications[index];
+    LWLockRelease(shm->lock);
+    return OidIsValid(copy.database);
+}
+
+int verification_count() { return shm ? max_verifications : 0; }
+
 bool claim(Oid database, int sink_id) {
     int chosen = -1;
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
@@ -337,6 +381,11 @@ static bool end_workers(Oid database) {
         kill(shm->scout_pid, SIGTERM);
         gone = false;
     }
+    for (const verification &running : shm->verifications)
+        if (running.database == database) {
+            kill(running.pid, SIGTERM);
+            gone = false;
+        }
     LWLockRelease(shm->lock);
     return gone;
 }

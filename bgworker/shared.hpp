@@ -42,6 +42,21 @@ struct slot {
     worker_stats stats;
 };
 
+// One run of outbox.verify(). Written by its worker only, under the lock.
+struct verification {
+    Oid database; // invalid where it is free
+    int pid;      // of the worker
+    int caller;   // of the backend that waits for it
+    int sink_id;
+    TimestampTz started_at;
+    int64 ticks_total;
+    int64 ticks;
+    int64 upto_ms; // checked up to here
+    int64 events;
+    int64 entries;
+    int64 findings;
+};
+
 void request(); // at load time: reserve the memory
 
 // From the commit callback; none of them can fail.
@@ -65,6 +80,14 @@ bool take_reload(slot *own);
 bool read(int index, slot &copy);
 slot *at(int index);
 int slot_count();
+
+// For the worker of outbox.verify(): a place of its own until it exits. Null when all are taken, or a command needs the
+// database to itself.
+verification *attach_verification(Oid database, int caller);
+void publish(verification *own, const verification &progress);
+// A copy of place `index`; false where it is free.
+bool read(int index, verification &copy);
+int verification_count();
 
 // For the scout: make sure the sink has a slot. False when all are taken.
 bool claim(Oid database, int sink_id);

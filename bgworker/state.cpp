@@ -279,4 +279,106 @@ void load_foreign_anchors(anchor_callback add, void *to) {
     finish();
 }
 
+bool find_sink(const char *name, int &sink_id, sink_row &row) {
+    row = {};
+    bool found = run("SELECT id, coalesce(uuid::text, '') FROM outbox.sink WHERE name = $1", {of(std::string_view(name))}) == 1;
+    if (found) {
+        sink_id = DatumGetInt32(column(0, 1));
+        strlcpy(row.name, name, sizeof row.name);
+        strlcpy(row.uuid, TextDatumGetCString(column(0, 2)), sizeof row.uuid);
+    }
+    finish();
+    return found;
+}
+
+position confirmed(int sink_id) {
+    position found;
+    if (run("SELECT ms, n FROM outbox.sink_cursor WHERE sink_id = $1", {of(sink_id)}) == 1)
+        found = {DatumGetInt64(column(0, 1)), DatumGetInt64(column(0, 2))};
+    finish();
+    return found;
+}
+
+// A number, 0 where it is null.
+static int64 number(const char *statement, arguments given) {
+    int64 result = 0;
+    if (run(statement, given) == 1) {
+        bool null;
+        Datum value = column(0, 1, null);
+        result = null ? 0 : DatumGetInt64(value);
+    }
+    finish();
+    return result;
+}
+
+int64 count_ticks(int sink_id, int64 from_ms, int64 upto_ms) {
+    return number("SELECT count(*) FROM outbox.tick WHERE sink_id = $1 AND ms BETWEEN $2 AND $3",
+                  {of(sink_id), of(from_ms), of(upto_ms)});
+}
+
+int64 last_tick_in(int sink_id, int partition) {
+    return number(psprintf("SELECT max(ms) FROM outbox.tick_%d WHERE sink_id = $1", partition), {of(sink_id)});
+}
+
+void load_topics(int sink_id, topic_callback add, void *to) {
+    uint64 rows = run("SELECT topic FROM outbox.stream WHERE sink_id = $1", {of(sink_id)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, view_of(DatumGetTextPP(column(i, 1))));
+    finish();
+}
+
+void load_moved(int sink_id, int64 confirmed, int64 after, int64 upto, int limit, moved_callback add, void *to) {
+    uint64 rows = run("SELECT DISTINCT to_ms, ms FROM outbox.move WHERE sink_id = $1 AND to_ms > $2 AND to_ms <= $3 "
+                      "AND ms <= $4 ORDER BY to_ms, ms LIMIT $5",
+                      {of(sink_id), of(after), of(upto), of(confirmed), of(limit)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, DatumGetInt64(column(i, 1)), DatumGetInt64(column(i, 2)));
+    finish();
+}
+
+int64 last_placed(int sink_id) {
+    return number("SELECT max(ms) FROM outbox.placed WHERE sink_id = $1", {of(sink_id)});
+}
+
+void load_placed(int sink_id, int64 after_ms, int64 upto_ms, placed_callback add, void *to) {
+    uint64 rows = run("SELECT topic, ms, n, event_id FROM outbox.placed WHERE sink_id = $1 AND ms > $2 AND ms <= $3 "
+                      "ORDER BY ms, n",
+                      {of(sink_id), of(after_ms), of(upto_ms)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, view_of(DatumGetTextPP(column(i, 1))), {DatumGetInt64(column(i, 2)), DatumGetInt64(column(i, 3))},
+            *DatumGetUUIDP(column(i, 4)));
+    finish();
+}
+
+void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback add, void *to) {
+    auto *wanted = static_cast<Datum *>(palloc(sizeof(Datum) * static_cast<Size>(count)));
+    for (int i = 0; i < count; ++i)
+        wanted[i] = UUIDPGetDatum(&ids[i]);
+    ArrayType *array = construct_array(wanted, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
+    // one pass over the events, however many ids there are; the rest is done for those found
+    uint64 rows = run("SELECT e.event_id, t.topic, COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n), "
+                      "d.event_id IS NOT NULL "
+                      "FROM outbox.stored_event e "
+                      "CROSS JOIN LATERAL (SELECT COALESCE(e.topic, split_part(e.event_type, '.', 1)) AS topic) t "
+                      "CROSS JOIN LATERAL outbox.locate($1, e.anchor, e.xid, e.seq) l "
+                      "LEFT JOIN outbox.placed p ON p.sink_id = $1 AND p.event_id = e.event_id AND p.seq = e.seq "
+                      "LEFT JOIN LATERAL (SELECT max(to_ms) AS to_ms FROM outbox.move WHERE sink_id = $1 AND ms = l.ms "
+                      "AND topic = t.topic AND l.n BETWEEN n AND upto_n) m ON true "
+                      "LEFT JOIN outbox.dead_letter d ON d.sink_id = $1 AND d.event_id = e.event_id AND d.seq = e.seq "
+                      "WHERE e.event_id = ANY ($2)",
+                      {of(sink_id), {UUIDARRAYOID, PointerGetDatum(array)}});
+    for (uint64 i = 0; i < rows; ++i) {
+        event_place place = {};
+        place.id = *DatumGetUUIDP(column(i, 1));
+        strlcpy(place.topic, TextDatumGetCString(column(i, 2)), sizeof place.topic);
+        bool null;
+        Datum at = column(i, 3, null);
+        if (!null)
+            strlcpy(place.at, TextDatumGetCString(at), sizeof place.at);
+        place.dead = DatumGetBool(column(i, 4));
+        add(to, place);
+    }
+    finish();
+}
+
 } // namespace outbox::state

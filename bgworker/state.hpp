@@ -70,6 +70,37 @@ void load_unpublished(const stored_snapshot *published, candidate_callback add, 
 using anchor_callback = void (*)(void *to, int32 anchor, FullTransactionId last);
 void load_foreign_anchors(anchor_callback add, void *to);
 
+// -- for outbox.verify()
+
+// By name; false where there is none. The default sink is there before it has a row: its uuid is empty then.
+bool find_sink(const char *name, int &sink_id, sink_row &row);
+position confirmed(int sink_id); // by the worker's own word, or as it was written down last
+int64 count_ticks(int sink_id, int64 from_ms, int64 upto_ms);
+int64 last_tick_in(int sink_id, int partition); // its ms; 0 where there is none
+
+using topic_callback = void (*)(void *to, std::string_view topic);
+void load_topics(int sink_id, topic_callback add, void *to);
+
+// Where events of batches up to `confirmed` were moved to, above `after` and up to `upto`, in order; `ms` is their batch. At
+// most `limit`.
+using moved_callback = void (*)(void *to, int64 to_ms, int64 ms);
+void load_moved(int sink_id, int64 confirmed, int64 after, int64 upto, int limit, moved_callback add, void *to);
+
+// Events that another server appended, by position.
+using placed_callback = void (*)(void *to, std::string_view topic, position at, const pg_uuid_t &id);
+int64 last_placed(int sink_id); // the highest ms; 0 where there is none
+void load_placed(int sink_id, int64 after_ms, int64 upto_ms, placed_callback add, void *to);
+
+// Where the retained events with these ids should be. Null position: not in a batch yet.
+struct event_place {
+    pg_uuid_t id;
+    char topic[max_topic_length + 1];
+    char at[position_text_size + 1];
+    bool dead;
+};
+using place_callback = void (*)(void *to, const event_place &place);
+void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback add, void *to);
+
 // Runs a statement; returns how many rows it touched. Raises an error when it fails.
 uint64 execute(const char *statement, std::initializer_list<std::pair<Oid, Datum>> arguments = {});
 

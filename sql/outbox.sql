@@ -162,6 +162,7 @@ CREATE TABLE outbox.move (
     moved_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (sink_id, ms, topic, to_ms, n)
 );
+CREATE INDEX move_to ON outbox.move (sink_id, to_ms);
 COMMENT ON TABLE outbox.move IS
     'events of a batch, n to upto_n, appended at <to_ms>-<n> because somebody else owns their position';
 
@@ -174,6 +175,7 @@ CREATE TABLE outbox.placed (
     seq bigint NOT NULL,
     PRIMARY KEY (sink_id, event_id, seq)
 );
+CREATE INDEX placed_at ON outbox.placed (sink_id, ms, n);
 COMMENT ON TABLE outbox.placed IS 'events found in a stream, appended by a server that this one was restored or promoted from';
 
 CREATE TABLE outbox.dead_letter (
@@ -389,6 +391,56 @@ CREATE FUNCTION outbox.flush("timeout" interval DEFAULT '30 seconds') RETURNS bo
 COMMENT ON FUNCTION outbox.flush(interval) IS
     'wait until everything committed before the call is published; false when the time is over first';
 
+CREATE FUNCTION outbox.compare(sink text, since timestamptz, until timestamptz,
+        OUT finding text, OUT topic text, OUT "position" text, OUT event_id uuid, OUT belongs_topic text,
+        OUT belongs_position text, OUT entries bigint, OUT detail text)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_compare';
+COMMENT ON FUNCTION outbox.compare(text, timestamptz, timestamptz) IS
+    'what outbox.verify() finds, before an event that is missing in one place is recognised in another';
+
+-- An entry that nothing explains may be that of an event that is missing where it should be.
+CREATE FUNCTION outbox.verify(sink text DEFAULT 'default', since timestamptz DEFAULT NULL, until timestamptz DEFAULT NULL)
+    RETURNS TABLE (finding text, stream text, expected text, found text, event_id uuid, entries bigint, detail text)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    WITH compared AS MATERIALIZED (
+        SELECT c.*, row_number() OVER (PARTITION BY c.finding, c.event_id ORDER BY c.ordinality) AS nth
+          FROM outbox.compare(verify.sink, verify.since, verify.until) WITH ORDINALITY c)
+    SELECT CASE WHEN e.finding IS NULL THEN m.finding WHEN m.finding IS NULL THEN 'extra' ELSE 'misplaced' END,
+           'outbox:{' || COALESCE(m.topic, e.topic) || '}',
+           m."position", e."position", COALESCE(m.event_id, e.event_id), COALESCE(m.entries, e.entries),
+           CASE WHEN m.finding IS NULL AND e.belongs_position IS NOT NULL
+                    THEN e.detail || ': ' || e.belongs_position || ' in outbox:{' || e.belongs_topic || '}'
+                WHEN e.finding IS NULL THEN m.detail
+                WHEN m.finding IS NULL THEN e.detail
+                WHEN m.topic <> e.topic THEN 'the event is in outbox:{' || e.topic || '}' END
+      FROM (SELECT * FROM compared c WHERE c.finding <> 'extra') m
+      FULL JOIN (SELECT * FROM compared c WHERE c.finding = 'extra') e ON m.event_id = e.event_id AND m.nth = e.nth
+     ORDER BY COALESCE(m.topic, e.topic) COLLATE "C",
+              split_part(COALESCE(m."position", e."position"), '-', 1)::numeric,
+              split_part(COALESCE(m."position", e."position"), '-', 2)::numeric
+$$;
+COMMENT ON FUNCTION outbox.verify(text, timestamptz, timestamptz) IS
+    'compare what was committed and confirmed with what the streams hold; a row for each missing, misplaced or extra entry, and for what was trimmed. No rows: they are equal';
+
+CREATE FUNCTION outbox.verify_state(OUT sink_id int, OUT pid int, OUT worker_pid int, OUT started_at timestamptz,
+        OUT ticks_total bigint, OUT ticks bigint, OUT upto_ms bigint, OUT events bigint, OUT entries bigint,
+        OUT findings bigint)
+    RETURNS SETOF record LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 1 AS 'MODULE_PATHNAME', 'outbox_verify_state';
+COMMENT ON FUNCTION outbox.verify_state() IS 'how far each outbox.verify() of this database is, from shared memory';
+
+CREATE VIEW outbox.stat_verify AS
+    SELECT s.name AS sink, v.pid, v.worker_pid, v.started_at, v.ticks_total, v.ticks,
+           CASE WHEN v.upto_ms > 0 THEN pg_catalog.to_timestamp(v.upto_ms / 1000.0) END AS upto,
+           v.events, v.entries, v.findings
+    FROM outbox.verify_state() v
+    LEFT JOIN outbox.sink s ON s.id = v.sink_id;
+COMMENT ON VIEW outbox.stat_verify IS 'how far each outbox.verify() is that runs in this database';
+COMMENT ON COLUMN outbox.stat_verify.pid IS 'the backend that waits for it; to cancel that ends it';
+COMMENT ON COLUMN outbox.stat_verify.ticks_total IS 'ticks that will be compared';
+COMMENT ON COLUMN outbox.stat_verify.ticks IS 'ticks that have been, as far as the database''s side is concerned';
+COMMENT ON COLUMN outbox.stat_verify.upto IS 'the time of the last tick whose entries have been compared';
+COMMENT ON COLUMN outbox.stat_verify.findings IS 'found so far, before missing events are recognised elsewhere';
+
 -- the default sink has no row until something must be remembered of it
 CREATE FUNCTION outbox.keep_default_sink() RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -472,10 +524,11 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION outbox.flush(interval) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint), outbox.lag(int, bigint, bigint),
-    outbox.restored_lag(int) TO outbox_reader, outbox_admin;
-GRANT SELECT ON outbox.event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.dead_letter, outbox.tick
-    TO outbox_reader, outbox_admin;
-GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean) TO outbox_admin;
+    outbox.restored_lag(int), outbox.verify_state() TO outbox_reader, outbox_admin;
+GRANT SELECT ON outbox.event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,
+    outbox.tick TO outbox_reader, outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean),
+    outbox.compare(text, timestamptz, timestamptz), outbox.verify(text, timestamptz, timestamptz) TO outbox_admin;
 
 -- last: the launcher starts this database's worker when this transaction commits
 SELECT outbox.wake(true);

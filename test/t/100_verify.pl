@@ -1,6 +1,7 @@
 # outbox.verify(): what is missing, misplaced, extra or trimmed in the streams is named, entry by entry, and nothing else is.
 use strict;
 use warnings;
+use POSIX ();
 use Test::More;
 use Time::HiRes qw(time);
 
@@ -101,11 +102,9 @@ is($node->safe_psql('postgres', "SELECT detail FROM outbox.verify() WHERE findin
 $redis->cmd('XDEL', $identity, $rest[30][0]);
 is(verify(), "trimmed|$identity|$first->[0]|||19\nmissing|$identity|$rest[30][0]||$rest[30][1]{event_id}|1\n$missing",
     'an entry that was deleted is still missing');
-$redis->cmd('XDEL', $identity, $rest[18][0]);
-is((grep { /^missing/ } split /\n/, verify("since => to_timestamp(@{[ split /-.*/, $rest[18][0] ]} / 1000.0)")) > 0, 1,
-    'also at the new beginning') if 0;
 $redis->cmd('XTRIM', $identity, 'MAXLEN', 0);
-is(verify(), "trimmed|$identity|$first->[0]|||$length\n$missing", 'a stream trimmed to nothing');
+is(verify(), "trimmed|$identity|$first->[0]|||" . ($length - 1)
+    . "\nmissing|$identity|$rest[30][0]||$rest[30][1]{event_id}|1\n$missing", 'a stream trimmed to nothing');
 
 # a stream that was deleted has not been trimmed, whatever happens to its successor
 
@@ -145,7 +144,7 @@ clean('resumed, the sink is healed');
 
 # others own places, so events were moved
 
-$redis->cmd('XADD', 'outbox:{shop}', time * 1000 + 3_600_000 . '-7', 'foreign', 1);
+$redis->cmd('XADD', 'outbox:{shop}', int(time * 1000) + 3_600_000 . '-7', 'foreign', 1);
 run_load($node, clients => 2, transactions => 50);
 wait_settled($node);
 cmp_ok($node->safe_psql('postgres', 'SELECT count(*) FROM outbox.move'), '>', 0, 'events were moved');
@@ -203,7 +202,6 @@ $node->reload;
 
 # Redis hangs, and is gone
 
-my $session = $node->background_psql('postgres', on_error_stop => 0) if $node->can('background_psql') && 0;
 $redis->sigstop;
 my $began = time;
 fails("SET statement_timeout = '300ms'; SELECT * FROM outbox.verify()", qr/canceling statement due to statement timeout/,
@@ -219,8 +217,8 @@ sub verify_in_background {
     if ($pid == 0) {
         open STDERR, '>', $node->basedir . '/verify.err';
         open STDOUT, '>', $node->basedir . '/verify.out';
-        exec 'psql', '-XAt', '-h', $node->host, '-p', $node->port, '-d', $in // 'postgres', '-c', 'SELECT * FROM outbox.verify()';
-        POSIX::_exit(127);
+        exec 'psql', '-XAt', '-h', $node->host, '-p', $node->port, '-d', $in // 'postgres', '-c', 'SELECT * FROM outbox.verify()'
+            or POSIX::_exit(127);
     }
     return $pid;
 }

@@ -37,15 +37,24 @@ int64 expectation::oldest_generation() const {
 
 // Events that are dropped while they are compared would look as if they had never been committed.
 void expectation::check_ring() {
-    if (oldest_generation() != generation_)
+    int64 oldest = oldest_generation();
+    if (oldest == generation_)
+        return;
+    generation_ = oldest;
+    // The newest tick of what was dropped is kept.
+    int64 begin = state::first_native_tick(sink_id_), compared = span_count_ > 0 ? PG_INT64_MAX : tick_ms_ + 1;
+    for (int i = 0; i < span_count_; ++i)
+        compared = std::min(compared, spans_[i].source.ms);
+    if (compared <= begin)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("events were dropped by retention while they were verified"),
                 errhint("Run outbox.verify() again."));
 }
 
-void expectation::load(int sink_id, position confirmed, int64 since_ms, int64 until_ms) {
+void expectation::load(int sink_id, position confirmed, int64 reach, int64 since_ms, int64 until_ms) {
     sink_id_ = sink_id;
     confirmed_ = confirmed;
+    reach_ = std::max(confirmed.ms, reach);
     until_ms_ = until_ms;
     run_ = AllocSetContextCreate(TopMemoryContext, "outbox expectation", ALLOCSET_DEFAULT_SIZES);
     window_ = AllocSetContextCreate(TopMemoryContext, "outbox window", ALLOCSET_DEFAULT_SIZES);
@@ -90,7 +99,7 @@ void expectation::load(int sink_id, position confirmed, int64 since_ms, int64 un
     tick_ms_ = std::max(dropped_upto, since_ms - 1);
     tick before, first;
     bool follows = last_tick_before(sink_id, tick_ms_ + 1, before);
-    bool begins = first_tick_after(sink_id, tick_ms_, first) && first.ms <= std::min(until_ms, confirmed.ms);
+    bool begins = first_tick_after(sink_id, tick_ms_, first) && first.ms <= std::min(until_ms, reach_);
     if (!follows && !begins)
         return;
     if (dropped_upto >= since_ms)
@@ -160,7 +169,7 @@ bool expectation::next_window() {
     entries_ = nullptr;
     moves_ = nullptr;
     position began = upto_;
-    int64 last_ms = std::min(confirmed_.ms, until_ms_);
+    int64 last_ms = std::min(reach_, until_ms_);
 
     begin_transaction();
     check_ring();
@@ -173,7 +182,7 @@ bool expectation::next_window() {
         moves->count = moves->next = 0;
         if (any_moves_)
             state::load_moved(
-                sink_id_, confirmed_.ms, upto_.ms, until_ms_, max_spans,
+                sink_id_, reach_, upto_.ms, until_ms_, max_spans,
                 [](void *to, int64 to_ms, int64 ms) {
                     auto *list = static_cast<moved *>(to);
                     list->to_ms[list->count] = to_ms;

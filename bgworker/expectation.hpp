@@ -18,8 +18,9 @@ struct expected_entry {
 class expectation {
   public:
     // In a transaction, after what the sink has confirmed was read. Holds and dead letters are recorded before the sink
-    // confirms what is behind them, so what is read of them now is enough to know all.
-    void load(int sink_id, position confirmed, int64 since_ms, int64 until_ms);
+    // confirms what is behind them, so what is read of them now is enough to know all. Up to `reach` there may be entries of
+    // events that are not confirmed.
+    void load(int sink_id, position confirmed, int64 reach, int64 since_ms, int64 until_ms);
 
     // Nothing below is judged. Moves on past ticks whose events were dropped.
     position floor() const { return floor_; }
@@ -77,6 +78,7 @@ class expectation {
 
     int sink_id_ = 0;
     position confirmed_;
+    int64 reach_ = 0; // the last tick that is looked at
     int64 until_ms_ = 0;
     MemoryContext run_ = nullptr, window_ = nullptr;
     batch_reader reader_;

@@ -320,6 +320,11 @@ int64 last_tick_in(int sink_id, int partition) {
     return number(psprintf("SELECT max(ms) FROM outbox.tick_%d WHERE sink_id = $1", partition), {of(sink_id)});
 }
 
+int64 first_native_tick(int sink_id) {
+    return number("SELECT min(ms) FROM outbox.tick WHERE sink_id = $1 AND anchor = $2",
+                  {of(sink_id), of(storage::anchor())});
+}
+
 void load_topics(int sink_id, topic_callback add, void *to) {
     uint64 rows = run("SELECT topic FROM outbox.stream WHERE sink_id = $1", {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i)
@@ -327,10 +332,10 @@ void load_topics(int sink_id, topic_callback add, void *to) {
     finish();
 }
 
-void load_moved(int sink_id, int64 confirmed, int64 after, int64 upto, int limit, moved_callback add, void *to) {
+void load_moved(int sink_id, int64 last, int64 after, int64 upto, int limit, moved_callback add, void *to) {
     uint64 rows = run("SELECT DISTINCT to_ms, ms FROM outbox.move WHERE sink_id = $1 AND to_ms > $2 AND to_ms <= $3 "
                       "AND ms <= $4 ORDER BY to_ms, ms LIMIT $5",
-                      {of(sink_id), of(after), of(upto), of(confirmed), of(limit)});
+                      {of(sink_id), of(after), of(upto), of(last), of(limit)});
     for (uint64 i = 0; i < rows; ++i)
         add(to, DatumGetInt64(column(i, 1)), DatumGetInt64(column(i, 2)));
     finish();

@@ -81,10 +81,12 @@ int64 last_tick_in(int sink_id, int partition); // its ms; 0 where there is none
 using topic_callback = void (*)(void *to, std::string_view topic);
 void load_topics(int sink_id, topic_callback add, void *to);
 
-// Where events of batches up to `confirmed` were moved to, above `after` and up to `upto`, in order; `ms` is their batch. At
+int64 first_native_tick(int sink_id);           // the same, of those of our anchor
+
+// Where events of batches up to `last` were moved to, above `after` and up to `upto`, in order; `ms` is their batch. At
 // most `limit`.
 using moved_callback = void (*)(void *to, int64 to_ms, int64 ms);
-void load_moved(int sink_id, int64 confirmed, int64 after, int64 upto, int limit, moved_callback add, void *to);
+void load_moved(int sink_id, int64 last, int64 after, int64 upto, int limit, moved_callback add, void *to);
 
 // Events that another server appended, by position.
 using placed_callback = void (*)(void *to, std::string_view topic, position at, const pg_uuid_t &id);

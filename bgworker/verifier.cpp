@@ -454,9 +454,6 @@ void verifier::compare_entries(checked_stream &stream, position upto, bool tail)
             }
             ++at_expected;
         }
-        // only now: this asks the database, and the replies need not be there any more
-        if (extra_count_ > max_extras / 2)
-            explain();
         show();
     }
 }
@@ -628,21 +625,25 @@ bool verifier::load() {
     pg_snprintf(name, sizeof name, "outbox:verify:%s", sink_.uuid);
     if (!link_.open(name))
         fail();
-    // First where the streams end, then what is confirmed: so next to nothing of our own is between the two.
+    // First where the streams end, then what is confirmed: so next to nothing of our own is between the two while the sink's
+    // worker runs.
     MemoryContextSwitchTo(scratch_);
     int count;
     checked_stream **streams = all_streams(count);
     look_at(streams, count);
+    int64 reach = 0;
+    for (int i = 0; i < count; ++i)
+        reach = std::max(reach, streams[i]->end.ms);
 
     // What is confirmed first, then what keeps an event of it from its place: that is recorded before it is confirmed.
     expectation_.begin_transaction();
     confirmed_ = state::confirmed(sink_id_);
     expectation_.commit_transaction();
     expectation_.begin_transaction();
-    expectation_.load(sink_id_, confirmed_, request_.since_ms, request_.until_ms);
+    expectation_.load(sink_id_, confirmed_, reach, request_.since_ms, request_.until_ms);
     if (expectation_.any())
         progress_.ticks_total = state::count_ticks(sink_id_, std::max(request_.since_ms, expectation_.floor().ms),
-                                                   std::min(request_.until_ms, confirmed_.ms));
+                                                   std::min(request_.until_ms, std::max(confirmed_.ms, reach)));
     expectation_.commit_transaction();
     return expectation_.any();
 }
@@ -664,8 +665,7 @@ void verifier::run() {
             compare_window();
             progress_.upto_ms = expectation_.upto().ms;
             show();
-            if (extra_count_ == 0)
-                MemoryContextReset(scratch_);
+            MemoryContextReset(scratch_);
         }
         compare_tails();
         explain();

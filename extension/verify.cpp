@@ -102,7 +102,7 @@ static void say_sum(StringInfo message) {
 }
 
 // True when the worker is done.
-static bool take(ReturnSetInfo *result, StringInfo message) {
+static bool take(ReturnSetInfo *result, StringInfo message, const char *sink) {
     switch (pq_getmsgbyte(message)) {
     case verify::finding_message:
         put_finding(result, message);
@@ -113,6 +113,10 @@ static bool take(ReturnSetInfo *result, StringInfo message) {
     case 'E': {
         ErrorData error;
         pq_parse_errornotice(message, &error);
+        if (error.sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+            ereport(ERROR, errcode(ERRCODE_OPERATOR_INTERVENTION),
+                    errmsg("the worker that verified sink \"%s\" was terminated", sink),
+                    errhint("Run outbox.verify() again."));
         // its end is not ours
         error.elevel = std::min(error.elevel, ERROR);
         ThrowErrorData(&error);
@@ -174,7 +178,7 @@ PGDLLEXPORT Datum outbox_compare(PG_FUNCTION_ARGS) {
         StringInfoData message;
         initStringInfo(&message);
         appendBinaryStringInfo(&message, static_cast<const char *>(data), static_cast<int>(size));
-        done = take(result, &message);
+        done = take(result, &message, request.sink);
         MemoryContextSwitchTo(caller);
         MemoryContextReset(one);
     }

@@ -249,7 +249,7 @@ for my $how ('pg_cancel_backend', 'pg_terminate_backend') {
 my $psql = verify_in_background();
 my (undef, $worker) = split / /, verifying();
 $node->safe_psql('postgres', "SELECT pg_terminate_backend($worker)");
-ended($psql, qr/ERROR:  terminating background worker "outbox verifier/, 'a worker that is ended ends its caller with an error');
+ended($psql, qr/ERROR:  the worker that verified sink "default" was terminated\nHINT:/, 'a worker that is ended ends its caller with an error');
 is($node->safe_psql('postgres', 'SELECT count(*) FROM outbox.stat_verify'), 0, 'nothing is left of it');
 
 $node->safe_psql('postgres', 'CREATE DATABASE doomed');
@@ -261,12 +261,31 @@ verifying('doomed');
 $began = time;
 $node->safe_psql('postgres', 'DROP DATABASE doomed WITH (FORCE)');
 cmp_ok(time - $began, '<', 4, 'DROP DATABASE does not wait for it');
-ended($psql, qr/terminating/, 'but ends it');
+ended($psql, qr/terminat/, 'but ends it');
 
 fails('SELECT * FROM outbox.verify()', qr/ERROR:  could not read the streams of sink "default" from Redis at "[^"]+": no answer in time.*HINT:/s,
     'a Redis that does not answer is an error');
 $redis->sigcont;
 poll_until(sub { flush($node) }, 'Redis is back');
+
+# without the sink's worker
+
+my $aside = start_load($node, clients => 2, rate => 300);
+my $published = $redis->published;
+poll_until(sub { $redis->published > $published + 100 }, 'events flow');
+$node->safe_psql('postgres', "ALTER SYSTEM SET outbox.enabled = off");
+kill_worker($node);
+$node->reload;
+$aside->stop;
+poll_until(sub { stat_sink($node)->{state} eq 'disabled' }, 'nothing is sent');
+clean('what was appended and not yet written down as confirmed is not extra');
+$node->safe_psql('postgres', "ALTER SYSTEM RESET outbox.enabled");
+$node->reload;
+wait_settled($node);
+clean('nor later');
+
+# no worker is to be had
+
 $redis->stop;
 fails('SELECT * FROM outbox.verify()', qr/ERROR:  could not read the streams of sink "default" from Redis at "[^"]+": No such file/,
     'one that is not there, too');

@@ -1,0 +1,150 @@
+# outbox.verify() of much, of what came with a dump, of what retention has dropped, and by whom and how it may be run.
+use strict;
+use warnings;
+use POSIX ();
+use Test::More;
+use Time::HiRes qw(time);
+
+use OutboxTest;
+
+my $redis = OutboxTest::Redis->new;
+my $node = new_node(redis => $redis, conf => "max_wal_size = '4GB'\nautovacuum = off\n");
+
+sub one { my ($sql, $on) = @_; return ($on // $node)->safe_psql('postgres', $sql) }
+sub verify {
+    my ($on) = @_;
+    return one('SELECT finding, stream, expected, found, event_id, entries FROM outbox.verify()', $on);
+}
+
+# one transaction of many events, and large ones
+
+my $many = $ENV{EVENTS} // 200_000;
+one(qq{SELECT count(outbox.emit('large.event.emitted', '{"n": ' || i || '}', topic => CASE WHEN i % 10 = 0 THEN 'other' END))
+         FROM generate_series(1, $many) i});
+one(q{SELECT outbox.emit('huge.event.emitted', '"' || repeat(md5(i::text), 32000) || '"') FROM generate_series(1, 40) i});
+poll_until(sub { flush($node) }, 'all of it is published');
+
+# looks at the worker's own memory while it runs
+sub most_memory_of {
+    my ($run) = @_;
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) {
+        my $good = eval { $run->(); 1 };
+        POSIX::_exit($good ? 0 : 1);
+    }
+    my ($most, $looks) = (0, 0);
+    poll_until(
+        sub {
+            for my $worker (split /\n/, one('SELECT worker_pid FROM outbox.stat_verify')) {
+                my ($now) = eval { OutboxTest::slurp_file("/proc/$worker/status") =~ /^RssAnon:\s+(\d+) kB/m } or next;
+                $most = $now / 1000 if $now / 1000 > $most;
+                $looks++;
+            }
+            return waitpid($pid, POSIX::WNOHANG()) == $pid;
+        },
+        'it is verified');
+    is($?, 0, 'it is as it should be');
+    return ($most, $looks);
+}
+my $began = time;
+my ($most, $looks) = most_memory_of(sub { die if verify() ne '' });
+note sprintf '%d events in %.1f s, %d looks, at most %.1f MB', $many, time - $began, $looks, $most;
+cmp_ok($looks, '>', 3, 'the worker was looked at while it worked');
+cmp_ok($most, '<', 50, 'in less than 50 MB');
+
+# one of them
+my ($entry) = @{ $redis->cmd('XRANGE', 'outbox:{other}', '-', '+', 'COUNT', 1000)->[-1] };
+$redis->cmd('XDEL', 'outbox:{other}', $entry);
+like(verify(), qr/^missing\|outbox:\{other\}\|$entry\|\|[0-9a-f-]{36}\|1$/, 'the one of many that is not there is found');
+# and all
+$redis->cmd('DEL', 'outbox:{large}');
+($most, $looks) = most_memory_of(sub { die if one('SELECT count(*) FROM outbox.verify()') != $many - $many / 10 + 1 });
+cmp_ok($most, '<', 50, 'also when nearly all are missing');
+note sprintf 'at most %.1f MB', $most;
+$redis->cmd('FLUSHALL');
+poll_until(sub { stat_sink($node)->{healed} > $many && stat_sink($node)->{state} eq 'streaming' }, 'it is healed');
+poll_until(sub { flush($node) }, 'it is published');
+is(verify(), '', 'healed, it is all there');
+
+# what comes with a dump
+
+run_load($node, clients => 2, transactions => 30);
+wait_settled($node);
+poll_until(sub { one(q{SELECT ms || '-' || n FROM outbox.checkpoint}) eq stat_sink($node)->{position} }, 'it is written down');
+$redis->sigstop;
+emit_some($node, 50);
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, 'postgres' ], 'pg_dump');
+$redis->sigcont;
+poll_until(sub { flush($node) }, 'the old one publishes what is in the dump');
+emit_some($node, 20);
+poll_until(sub { flush($node) }, 'and more');
+is(verify(), '', 'of the old database');
+my $after = one('SELECT count(*) FROM truth');
+$node->stop;
+my $copy = new_node(name => 'copy', redis => $redis, extension => 0, load => 0);
+$copy->command_ok([ 'pg_restore', '-d', 'postgres', $dump ], 'pg_restore');
+poll_until(sub { stat_sink($copy)->{state} eq 'paused (restored)' }, 'the sink is paused');
+my $known = one('SELECT count(*) FROM truth', $copy);
+is(one(q{SELECT finding, split_part(detail, ';', 1), count(*) FROM outbox.verify() GROUP BY 1, 2 ORDER BY 2}, $copy),
+    "extra|its event is not published yet|50\nextra|no retained event has its id|20",
+    'what the old database has published since the dump is extra in the restored one');
+one('SELECT outbox.resume()', $copy);
+emit_some($copy, 30);
+poll_until(sub { flush($copy) }, 'it goes on');
+cmp_ok(one('SELECT count(*) FROM outbox.placed', $copy), '>=', 50, 'events were found in their streams');
+is(one(q{SELECT finding, split_part(detail, ';', 1), count(*) FROM outbox.verify() GROUP BY 1, 2}, $copy),
+    'extra|no retained event has its id|20', 'once it is the real one, only what it never had is extra');
+my ($key, $placed) = split /\|/, one("SELECT 'outbox:{' || topic || '}', ms || '-' || n FROM outbox.placed LIMIT 1", $copy);
+$redis->cmd('XDEL', $key, $placed);
+is(one(q{SELECT stream, expected FROM outbox.verify() WHERE finding = 'missing'}, $copy), "$key|$placed",
+    'an event that was found there is missing when it is gone');
+$copy->stop;
+
+# what retention has dropped
+
+my $own = OutboxTest::Redis->new;
+my $short = new_node(name => 'short', redis => $own, conf => "outbox.retention = '3s'\n");
+my ($failed, $rounds, $dropped) = (0, 0, 0);
+my $load = start_load($short, clients => 1, rate => 150);
+poll_until(
+    sub {
+        my ($status, $out, $err) = $short->psql('postgres', 'SELECT * FROM outbox.verify()');
+        $failed++, diag("$out$err") if $status == 0 ? $out ne '' : $err !~ /were dropped by retention while/;
+        $rounds++ if $err =~ /and [1-9]\d* ticks as their events were dropped by retention/;
+        $dropped = one('SELECT min(generation) FROM outbox.ring', $short);
+        return one('SELECT max(generation) FROM outbox.ring', $short) >= 10;
+    },
+    'the ring has turned');
+$load->stop;
+wait_settled($short);
+cmp_ok($rounds, '>', 3, 'events were dropped');
+is($failed, 0, 'what was dropped is neither missing nor extra, while it is being dropped');
+is(verify($short), '', 'nor in the end');
+
+# a user of Redis with no more than the documented rights
+
+my $guarded = OutboxTest::Redis->new;
+$guarded->cmd('ACL', 'SETUSER', 'outbox', 'on', '>se:cret', 'resetkeys', '-@all', '~outbox:*',
+    map({ "+$_" } qw(select client|setname watch get set multi exec xadd xrange xinfo|stream)));
+one(sprintf(q{ALTER SYSTEM SET outbox.redis_url = 'redis://outbox:se%%3Acret@127.0.0.1:%d/0'}, $guarded->port), $short);
+$short->reload;
+emit_some($short, 10);
+poll_until(sub { $guarded->published >= 10 && flush($short) }, 'it is published elsewhere');
+is(verify($short), '', 'the documented rights are enough');
+is_deeply($guarded->cmd('ACL', 'LOG'), [], 'and no other is asked for');
+$guarded->cmd('ACL', 'SETUSER', 'outbox', '-xrange');
+my ($status, undef, $err) = $short->psql('postgres', 'SELECT * FROM outbox.verify()');
+like($err, qr/ERROR:  could not read .*NOPERM.*\nHINT:/, 'one that is missing is told');
+unlike($err . OutboxTest::slurp_file($short->logfile), qr/se(:|%3A)cret/, 'and the password is not');
+
+# no process to be had
+
+one('ALTER SYSTEM SET max_worker_processes = 3', $short);    # the launcher, the worker, and PostgreSQL's own
+$short->restart;
+wait_for_worker($short);
+($status, undef, $err) = $short->psql('postgres', 'SELECT * FROM outbox.verify()');
+like($err, qr/ERROR:  could not start a worker to verify with: no background worker is free\nHINT:  Increase max_worker_processes/,
+    'without a background worker it says so');
+
+done_testing();

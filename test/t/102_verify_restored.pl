@@ -1,0 +1,52 @@
+# outbox.verify() of a database that came with a dump: what its predecessor has published since is told, what both have is found
+# where the predecessor has put it.
+use strict;
+use warnings;
+use Test::More;
+
+use OutboxTest;
+
+my $redis = OutboxTest::Redis->new;
+my $node = new_node(redis => $redis, conf => "outbox.batch_size = 100\n");
+
+sub one { my ($sql, $on) = @_; return ($on // $node)->safe_psql('postgres', $sql) }
+sub verify {
+    my ($on) = @_;
+    return one('SELECT finding, stream, expected, found, event_id, entries FROM outbox.verify()', $on);
+}
+
+run_load($node, clients => 2, transactions => 30);
+wait_settled($node);
+poll_until(sub { one(q{SELECT ms || '-' || n FROM outbox.checkpoint}) eq stat_sink($node)->{position} }, 'it is written down');
+one('SELECT outbox.pause()');
+poll_until(sub { stat_sink($node)->{state} eq 'paused' }, 'it is paused');
+my $ticks = one('SELECT count(*) FROM outbox.tick');
+emit_some($node, 150);
+poll_until(sub { one('SELECT count(*) FROM outbox.tick') > $ticks }, 'they are in a tick');
+emit_some($node, 25);
+my $dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, 'postgres' ], 'pg_dump');
+one('SELECT outbox.resume()');
+poll_until(sub { flush($node) }, 'the old one publishes what is in the dump');
+emit_some($node, 20);
+poll_until(sub { flush($node) }, 'and more');
+is(verify(), '', 'of the old database');
+$node->stop;
+my $copy = new_node(name => 'copy', redis => $redis, extension => 0, load => 0);
+$copy->command_ok([ 'pg_restore', '-d', 'postgres', $dump ], 'pg_restore');
+poll_until(sub { stat_sink($copy)->{state} eq 'paused (restored)' }, 'the sink is paused');
+is(one(q{SELECT finding, split_part(detail, ';', 1), count(*) FROM outbox.verify() GROUP BY 1, 2 ORDER BY 2}, $copy),
+    "extra|its event is not published yet|25\nextra|no retained event has its id|20",
+    'what the old database has published since the dump is extra in the restored one');
+one('SELECT outbox.resume()', $copy);
+emit_some($copy, 30);
+poll_until(sub { flush($copy) }, 'it goes on');
+cmp_ok(one('SELECT count(*) FROM outbox.placed', $copy), '>=', 25, 'events were found in their streams');
+is(one(q{SELECT finding, split_part(detail, ';', 1), count(*) FROM outbox.verify() GROUP BY 1, 2}, $copy),
+    'extra|no retained event has its id|20', 'once it is the real one, only what it never had is extra');
+my ($key, $placed) = split /\|/, one("SELECT 'outbox:{' || topic || '}', ms || '-' || n FROM outbox.placed LIMIT 1", $copy);
+$redis->cmd('XDEL', $key, $placed);
+is(one(q{SELECT stream, expected FROM outbox.verify() WHERE finding = 'missing'}, $copy), "$key|$placed",
+    'an event that was found there is missing when it is gone');
+
+done_testing();

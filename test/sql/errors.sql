@@ -187,6 +187,14 @@ ROLLBACK;
 SELECT pg_temp.attempt($$SELECT outbox.pause('nowhere')$$);
 SELECT pg_temp.attempt($$SELECT outbox.resume('nowhere')$$);
 SELECT split_part(pg_temp.attempt($$SELECT outbox.pause(NULL)$$), E'\n', 1);
+SELECT pg_temp.attempt($$SELECT count(*) FROM outbox.verify('nowhere')$$);
+SELECT pg_temp.attempt(format('SELECT count(*) FROM outbox.verify(%L)', repeat('x', 300))) LIKE '42704 sink "xxx%does not exist%HINT%' AS too_long;
+SELECT pg_temp.attempt($$SELECT count(*) FROM outbox.verify(NULL)$$);
+
+-- verify
+SELECT pg_temp.attempt($$SELECT count(*) FROM outbox.verify(since => '2026-01-02', until => '2026-01-01')$$);
+SELECT outbox.resume();
+SELECT pg_temp.attempt($$SELECT count(*) FROM outbox.verify()$$);
 
 -- a database without the extension
 CREATE DATABASE regress_outbox_without;

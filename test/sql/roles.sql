@@ -118,7 +118,8 @@ SET SESSION AUTHORIZATION regress_outbox_admin;
 SELECT statement, outcome FROM (SELECT statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.attack) a WHERE outcome <> '42501';
 RESET SESSION AUTHORIZATION;
 
--- what each may
+-- what each may; the sink has a row from here on
+SELECT outbox.resume();
 CREATE TABLE regress_theirs.use (n int, statement text);
 INSERT INTO regress_theirs.use VALUES
     (1, 'SELECT outbox.emit(''roles_used.happened'', ''{}'')'),
@@ -132,7 +133,9 @@ INSERT INTO regress_theirs.use VALUES
     (9, 'SET outbox.headers = ''{}'''),
     (10, 'SET outbox.max_payload_size = ''2MB'''),
     (11, 'SET outbox.redis_url = ''redis://169.254.169.254'''),
-    (12, 'ALTER ROLE CURRENT_USER SET outbox.redis_url = ''redis://169.254.169.254''');
+    (12, 'ALTER ROLE CURRENT_USER SET outbox.redis_url = ''redis://169.254.169.254'''),
+    (13, 'SELECT * FROM outbox.verify()'),
+    (14, 'SELECT * FROM outbox.stat_verify');
 GRANT SELECT ON regress_theirs.use TO PUBLIC;
 SET SESSION AUTHORIZATION regress_outbox_plain;
 CREATE TEMP TABLE used AS SELECT n, current_user AS role, statement, regress_theirs.attempt(statement) AS outcome FROM regress_theirs.use ORDER BY n;
@@ -233,7 +236,9 @@ SELECT sink FROM outbox.stat_sink;
 SET SESSION AUTHORIZATION regress_outbox_admin;
 SELECT outbox.pause();
 SELECT outbox.resume();
+SELECT * FROM outbox.verify('nowhere');
 SELECT sink FROM outbox.stat_sink;
+SELECT sink FROM outbox.stat_verify;
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT count(outbox.emit('roles_shadowed.happened', '{}', headers => '{"h": 1}', topic => 'roles'));

@@ -115,7 +115,7 @@ class verifier {
     [[noreturn]] void fail();
     checked_stream *stream_of(std::string_view topic);
     checked_stream **all_streams(int &count);
-    void show();
+    void show(bool now = false);
 
     verify::request request_;
     shared::verification *place_;
@@ -163,11 +163,11 @@ checked_stream **verifier::all_streams(int &count) {
 
 // -- what is said
 
-void verifier::show() {
-    TimestampTz now = GetCurrentTimestamp();
-    if (!TimestampDifferenceExceeds(shown_at_, now, 200))
+void verifier::show(bool now) {
+    TimestampTz time = GetCurrentTimestamp();
+    if (!now && !TimestampDifferenceExceeds(shown_at_, time, 200))
         return;
-    shown_at_ = now;
+    shown_at_ = time;
     progress_.ticks = expectation_.ticks();
     shared::publish(place_, progress_);
     char activity[200];
@@ -618,6 +618,7 @@ bool verifier::load() {
         sink_id_, [](void *self, std::string_view topic) { static_cast<verifier *>(self)->stream_of(topic); }, this);
     expectation_.commit_transaction();
     progress_.sink_id = sink_id_;
+    show(true);
     if (!*sink_.uuid)
         return false; // nothing was ever emitted
 
@@ -660,7 +661,7 @@ void verifier::run() {
     streams_ = hash_create("outbox checked streams", 64, &control, HASH_ELEM | HASH_BLOBS);
 
     if (load()) {
-        show();
+        show(true);
         while (expectation_.next_window()) {
             compare_window();
             progress_.upto_ms = expectation_.upto().ms;

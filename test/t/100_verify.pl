@@ -74,9 +74,12 @@ like($node->safe_psql('postgres', "SELECT detail FROM outbox.verify() WHERE find
 $redis->cmd('XDEL', 'outbox:{billing}', $again);
 $redis->cmd('XDEL', 'outbox:{wallet}', $foreign, $ghost);
 
-# the same stays true when the sink has gone on behind them
+# the same stays true when the sink has gone on behind them, also where the numbers of both sides are the same
+$again = $redis->cmd('XADD', 'outbox:{shop}', '*', words_of($entry));
 run_load($node, clients => 2, transactions => 20);
 wait_settled($node);
+is(verify(), "misplaced|outbox:{shop}|$entry->[0]|$again|$entry->[1]{event_id}|1", 'an entry among others is seen to be misplaced');
+$redis->cmd('XDEL', 'outbox:{shop}', $again);
 my $missing = "missing|outbox:{shop}|$entry->[0]||$entry->[1]{event_id}|1";
 is(verify(), $missing, 'nothing else is found when the sink has gone on');
 my ($ms) = split /-/, $entry->[0];
@@ -197,6 +200,11 @@ poll_until(sub { flush($node) && stat_sink($node)->{dead_letters} > 0 }, 'there 
 $redis->cmd('DEL', 'outbox:{wallet}');
 $redis->cmd('RENAME', 'aside', 'outbox:{wallet}');
 clean('dead letters are not missing');
+my $letter = $node->safe_psql('postgres', 'SELECT event_id FROM outbox.dead_letter LIMIT 1');
+my $risen = $redis->cmd('XADD', 'outbox:{wallet}', '*', 'event_id', $letter);
+is($node->safe_psql('postgres', 'SELECT finding, found, event_id, detail FROM outbox.verify()'),
+    "extra|$risen|$letter|its event is a dead letter", 'but extra when they are there');
+$redis->cmd('XDEL', 'outbox:{wallet}', $risen);
 $node->safe_psql('postgres', 'ALTER SYSTEM RESET outbox.max_attempts');
 $node->reload;
 
@@ -239,6 +247,9 @@ for my $how ('pg_cancel_backend', 'pg_terminate_backend') {
     my ($caller, $worker) = split / /, verifying();
     my @sockets = grep { defined && /socket/ } map { readlink } glob "/proc/$caller/fd/*";
     my @others = grep { defined && /socket/ } map { readlink } glob "/proc/$worker/fd/*";
+    is($node->safe_psql('postgres', "SELECT sink FROM outbox.stat_verify"), 'default', 'stat_verify names the sink');
+    like($node->safe_psql('postgres', "SELECT query FROM pg_stat_activity WHERE pid = $worker"), qr/^verifying sink "default": tick \d+ of \d+$/,
+        'the activity of the worker says how far it is');
     cmp_ok(scalar @sockets, '<', 2, 'the caller has the socket of its client and no other');
     $began = time;
     $node->safe_psql('postgres', "SELECT $how($caller)");
@@ -284,7 +295,18 @@ $node->reload;
 wait_settled($node);
 clean('nor later');
 
-# no worker is to be had
+# no more than eight
+
+$redis->sigstop;
+my @eight = map { verify_in_background() } 1 .. 8;
+poll_until(sub { $node->safe_psql('postgres', 'SELECT count(*) FROM outbox.stat_verify') == 8 }, 'eight are under way');
+fails('SELECT * FROM outbox.verify()', qr/ERROR:  too many sinks are being verified already\nHINT:/, 'a ninth is refused');
+$node->safe_psql('postgres', 'SELECT pg_cancel_backend(pid) FROM outbox.stat_verify');
+waitpid $_, 0 for @eight;
+poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'they are gone', 2);
+$redis->sigcont;
+poll_until(sub { flush($node) }, 'Redis is back');
+clean('and there is room again');
 
 $redis->stop;
 fails('SELECT * FROM outbox.verify()', qr/ERROR:  could not read the streams of sink "default" from Redis at "[^"]+": No such file/,

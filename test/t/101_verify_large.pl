@@ -113,4 +113,10 @@ wait_for_worker($short);
 like($err, qr/ERROR:  could not start a worker to verify with: no background worker is free\nHINT:  Increase max_worker_processes/,
     'without a background worker it says so');
 
+# nor the library
+
+my $bare = new_node(name => 'bare', preload => 0, load => 0);
+($status, undef, $err) = $bare->psql('postgres', 'SELECT * FROM outbox.verify()');
+like($err, qr/ERROR:  nothing can be verified: outbox is not preloaded\nHINT:/, 'without the library preloaded it says so');
+
 done_testing();

@@ -102,8 +102,19 @@ delivery *scheduler::next(time_point now) {
     return one;
 }
 
+// While it was started, what comes before it may have been admitted, and stands behind it.
+void scheduler::give_way(delivery &one) {
+    lane *const lane = one.lane;
+    if (lane == nullptr || lane->first != &one || one.behind == nullptr || !comes_before(*one.behind, one))
+        return;
+    lane->first = one.behind;
+    insert(*lane, one);
+    reconsider(*lane->first);
+}
+
 void scheduler::put_back(delivery &one) {
     one.is = delivery::state::waiting;
+    give_way(one);
     reconsider(one);
 }
 
@@ -112,6 +123,7 @@ void scheduler::delay(delivery &one, time_point until) {
     one.is = delivery::state::delayed;
     one.due = until;
     delayed_.emplace(until, &one);
+    give_way(one);
 }
 
 void scheduler::remove(delivery &one) {

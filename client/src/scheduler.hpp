@@ -35,7 +35,8 @@ class scheduler {
     delivery *next(time_point now);
     const delivery *peek(time_point now);
 
-    // It will not start now: back among the waiting, or to be offered again at that time.
+    // It will not start now: back among the waiting, or to be offered again at that time. What was admitted meanwhile and
+    // comes before it goes first.
     void put_back(delivery &one);
     void delay(delivery &one, time_point until);
 
@@ -57,6 +58,7 @@ class scheduler {
 
   private:
     void insert(lane &lane, delivery &one);
+    void give_way(delivery &one);
     void offer(delivery &one);
     void withdraw(delivery &one);
     void wake(time_point now);

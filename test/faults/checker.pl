@@ -121,6 +121,7 @@ is(found(sub { $_->{state}{dead_letters} = 2 }), 'failed dead_letter=1', 'dead l
 is(found(sub { $_->{state}{dlq} = { 'outbox:{t0}:dlq:redis' => 1 } }), 'failed dead_letter=1', 'or in Redis');
 is(found(sub { $_->{state}{pending} = { redis => 1 } }), 'failed pending=1', 'pending entries');
 is(found(sub { $_->{state}{lag_events} = 1 }), 'failed unsettled=1', 'events that are not confirmed');
+is(found(sub { $_->{state}{unpublished} = 1 }), 'failed unsettled=1', 'events that the database does not call published');
 is(found(sub { $_->{state}{held_streams} = 1 }), 'failed unsettled=1', 'streams that are held');
 is(found(sub { $_->{state}{state} = 'backing off' }), 'failed unsettled=1', 'a sink that does not work');
 is(found(sub { $_->{wrong} = [ 'stuck: the consumers have not come to an end', 'died: a consumer' ] }), 'failed died=1 stuck=1',

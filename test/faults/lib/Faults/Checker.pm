@@ -320,6 +320,7 @@ sub settled {
     for my $key (sort keys %{ $state->{dlq} // {} }) { $blame->('dead_letter', "$state->{dlq}{$key} in $key") if $state->{dlq}{$key} }
     for my $key (sort keys %{ $state->{pending} // {} }) { $blame->('pending', "$state->{pending}{$key} of $key") if $state->{pending}{$key} }
     $blame->('unsettled', "$state->{lag_events} events are not confirmed") if $state->{lag_events};
+    $blame->('unsettled', "outbox.event says of $state->{unpublished} events that they are not published") if $state->{unpublished};
     $blame->('unsettled', "$state->{held_streams} streams are held") if $state->{held_streams};
     $blame->('unsettled', "the sink is \"$state->{state}\"") if defined $state->{state} && $state->{state} !~ /^(streaming|idle)$/;
     return;

@@ -210,7 +210,20 @@ sub burst {
     return;
 }
 
-# The same, prepared; what is returned commits it.
+# A burst, and then until a part of it has arrived, any part between nothing and all: in the middle of the worker's work.
+sub flow {
+    my ($self, $many, %options) = @_;
+    my $part = rand 1.2;
+    my $before = $self->entries;
+    $self->burst($many, %options);
+    my $until = now_ns() + 3e8;
+    my $arrived = 0;
+    $arrived = $self->entries - $before while $arrived < ($part - 0.2) * $many && now_ns() < $until;
+    $self->note("$arrived entries after a burst of $many");
+    return;
+}
+
+# A burst, prepared; what is returned commits it.
 sub prepare {
     my ($self, $many) = @_;
     my $op = sprintf '%08x-0000-4000-8000-%012x', $self->{seed} & 0xffffffff, ++$self->{bursts};
@@ -379,7 +392,13 @@ sub pending_of {
 
 # coming to rest
 
-sub entries { my ($self) = @_; return eval { $self->{redis}->published } // 0 }
+# how many there are in all streams
+sub entries {
+    my ($self) = @_;
+    my $n = 0;
+    eval { $n += $_ for $self->{redis}->cmds(map { [ 'XLEN', $_ ] } @{ $self->{keys} }) };
+    return $n;
+}
 
 # The load goes on for a while after the fault, until what is emitted then arrives.
 sub go_on {
@@ -457,6 +476,7 @@ sub collect {
     $self->blame("died: the tap ended with status $tapped") if $tapped;
     my $sink = $postgres->row('SELECT * FROM outbox.stat_sink');
     my %state = map { $_ => $sink->{$_} } qw(state lag_events dead_letters held_streams);
+    $state{unpublished} = $postgres->value("SELECT count(*) FROM outbox.event WHERE status <> 'published'");
     for my $key (@{ $self->{keys} }) {
         for my $name (sort keys %mode) {
             # as many as it was made to have

@@ -42,8 +42,7 @@ my @faults = (
         inject => sub {
             my ($round) = @_;
             my $worker = $round->{postgres}->worker;
-            $round->burst(400);
-            sleep rand 0.015;
+            $round->flow(1000);
             $round->begin("worker $worker is killed");
             $round->hit($round->{postgres}->kill_child('KILL', $worker));
             return;
@@ -99,8 +98,7 @@ my @faults = (
         inject => sub {
             my ($round) = @_;
             my $worker = $round->{postgres}->worker;
-            $round->burst(400);
-            sleep rand 0.015;
+            $round->flow(1000);
             $round->begin("worker $worker is terminated");
             $round->hit($round->{postgres}->kill_child('TERM', $worker));
             return;
@@ -285,8 +283,7 @@ my @faults = (
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
-            $round->burst(400);
-            sleep rand 0.01;
+            $round->flow(1000);
             $round->begin('Redis stands still');
             $round->{redis}->sigstop;
             $round->emits_meanwhile(0.2 + rand 2.6);
@@ -303,8 +300,7 @@ my @faults = (
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
-            $round->burst(400);
-            sleep rand 0.01;
+            $round->flow(1000);
             my $seconds = sprintf '%.1f', 0.2 + rand 1.3;
             $round->begin("Redis sleeps for $seconds s");
             my $asleep = now_ns();
@@ -404,8 +400,8 @@ my @faults = (
             my ($round) = @_;
             my @services = $round->services;
             my $service = $services[ rand @services ];
-            $round->burst(150);
-            sleep rand 0.06;
+            $round->burst(300);
+            sleep rand 0.1;
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is killed");
             kill 'KILL', $service->{pid};
             $round->hit($round->pending_of($service->{pid}, $service->{group}));
@@ -535,8 +531,7 @@ my @faults = (
 # PostgreSQL ends without a word, and comes back
 sub power_cut {
     my ($round, $cut, %burst) = @_;
-    $round->burst(400, %burst);
-    sleep rand 0.015;
+    $round->flow(1000, %burst);
     $round->begin('PostgreSQL ends');
     $cut->($round);
     $round->hit(1);
@@ -549,8 +544,7 @@ sub power_cut {
 sub kill_redis {
     my ($round) = @_;
     my $held = rand() < 0.5;
-    $round->burst(400);
-    sleep rand 0.01;
+    $round->flow(1000);
     $round->begin('Redis is killed');
     # what is written to it until then it never reads
     $round->{redis}->sigstop if $held;

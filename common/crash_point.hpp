@@ -2,9 +2,9 @@
 // everybody builds it, a crash point is nothing at all.
 //
 // A file that holds "<name> <nth>" arms one: a server process looks for "outbox.crash_point" in its data directory, where it
-// runs, a client for what OUTBOX_CRASH_POINT_FILE names. The process that comes by for the nth time since then unlinks the file
-// and kills itself, so whoever armed it sees by its absence that the crash has come. Write it elsewhere and rename it: a process
-// that comes by reads what is there.
+// runs, a client for what OUTBOX_CRASH_POINT_FILE names. The process that comes by for the nth time since then unlinks the
+// file and kills itself, so whoever armed it sees by its absence that the crash has come. Write it elsewhere and rename it: a
+// process that comes by reads what is there.
 #pragma once
 
 #ifndef OUTBOX_CRASH_POINTS

@@ -8,9 +8,9 @@
 //   {"t":<CLOCK_MONOTONIC ns>,"op":"<uuid>","do":"invoke","kind":"<kind>","events":<n>}
 //   {"t":<CLOCK_MONOTONIC ns>,"op":"<uuid>","do":"ok|fail|info","error":"…"}
 //
-// ok: the server said COMMIT. fail: it cannot have been committed. info: the answer to COMMIT was lost, so only the truth tells.
-// A kind is what is done to the transaction: commit, rollback, savepoint, exception, prepared, async, timeout or deadlock. Only
-// `async` (synchronous_commit = off) may be ok and yet be gone after a crash of the server.
+// ok: the server said COMMIT. fail: it cannot have been committed. info: the answer to COMMIT was lost, so only the truth
+// tells. A kind is what is done to the transaction: commit, rollback, savepoint, exception, prepared, async, timeout or
+// deadlock. Only `async` (synchronous_commit = off) may be ok and yet be gone after a crash of the server.
 #include <algorithm>
 #include <atomic>
 #include <charconv>
@@ -153,7 +153,8 @@ std::string payload(random_source &random, std::size_t size) {
     if (size < 10)
         return smallest[random.below(std::size(smallest))];
     // what is one character and four bytes, a line end that Redis' protocol uses itself, and plain text
-    static constexpr std::string_view pieces[] = {"\xF0\x9F\x90\x98", "\\r\\n", "\\u0000", "*3\\r\\n$3\\r\\nDEL", "wallet ", "0123456789abcdef"};
+    static constexpr std::string_view pieces[] = {
+        "\xF0\x9F\x90\x98", "\\r\\n", "\\u0000", "*3\\r\\n$3\\r\\nDEL", "wallet ", "0123456789abcdef"};
     static constexpr std::string_view filler = "The quick brown fox jumps over the lazy dog, and all that it says is text. ";
     std::string text = "{\"pad\":\"";
     // \u0000 is valid in a json text and in no jsonb: the payload must come through as the text that it is

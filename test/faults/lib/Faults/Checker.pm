@@ -76,7 +76,7 @@ sub check {
 
     my @why;
     push @why, 'the fault did not happen' unless $fault->{hit};
-    push @why, 'no event was on its way' if $fault->{hit} && $fault->{needs_flight} && !$in_flight;
+    push @why, 'no event was on its way' if $fault->{hit} && $fault->{needs_flight} && !$in_flight && !$count->{async_lost};
     push @why, sprintf 'only %d events', scalar @{ $of{truth} } if @{ $of{truth} } < ($fault->{enough} // 1);
     my $bad = 0;
     $bad += $found{$_} for @findings;

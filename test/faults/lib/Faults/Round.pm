@@ -23,7 +23,7 @@ use constant {
     LOAD => 2.0,        # seconds of load, if the fault needs no more
     TAIL => 0.4,        # and so much of it after the fault
     SETTLE => 25,       # until everything has come to rest
-    ENOUGH => 300,      # events for a round to say anything
+    ENOUGH => 200,      # events for a round to say anything
 };
 
 # dir, programs (folder of workload and service), bindir, template, topics, fault, seed

@@ -58,15 +58,27 @@ my @faults = (
         inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }) },
     },
     {
-        # nothing is flushed but what somebody waits for
+        # What was acknowledged before it was durable is gone, if nobody has written the log meanwhile: not the WAL writer, which
+        # takes full pages whatever its delay is, and not consumers, which wait for their commits.
         name => 'postmaster-kill-async',
         row => 'A6',
         needs_flight => 1,
         crash => 1,
         limit => 15,
+        allowed => {%lease_lost},
         workload => [ '--async', 100 ],
         postgres_conf => "wal_writer_delay = '10s'\n",
-        inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }, async => 1) },
+        inject => sub {
+            my ($round) = @_;
+            my @inbox = map { $_->{pid} } $round->services('inbox');
+            my $writer = $round->{postgres}->value("SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'");
+            $round->{postgres}->kill_child('STOP', $writer);
+            kill 'STOP', @inbox;
+            $round->pass(0.1 + rand 0.2);
+            power_cut($round, sub { $_[0]{postgres}->crash }, async => 1);
+            kill 'CONT', @inbox;
+            return;
+        },
     },
     {
         name => 'immediate-shutdown',

@@ -414,6 +414,7 @@ my @faults = (
             my $service = $services[ rand @services ];
             $round->burst(300);
             sleep rand 0.1;
+            $round->await(sub { $round->pending_of(@$service{qw(pid group)}) }, 0.5);
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is killed");
             kill 'KILL', $service->{pid};
             $round->hit($round->pending_of($service->{pid}, $service->{group}));

@@ -57,6 +57,8 @@ struct checked_stream {
     std::size_t entry_bytes;          // of the largest that was seen or is expected
     entry_sum expected, found;        // in this window
     bool optional;                    // the window has events of it that may be there or not
+    bool empty;                       // it has none of the window, and that is no trimming
+    stream_info info;                 // as it was then
 
     // Entries that are gone from its beginning.
     int64 trimmed;
@@ -94,7 +96,7 @@ class verifier {
     bool load();
     void compare_window();
     void sum_up(checked_stream **streams, int count);
-    bool is_trimmed(checked_stream &stream);
+    bool is_gone(checked_stream &stream);
     void compare_entries(checked_stream &stream, position upto, bool tail);
     void look_at(checked_stream **streams, int count);
     void compare_tails();
@@ -325,11 +327,21 @@ void verifier::compare_window() {
     sum_up(streams, chosen);
     for (int i = 0; i < chosen; ++i) {
         checked_stream &stream = *streams[i];
-        if ((stream.optional || !(stream.found == stream.expected)) && !is_trimmed(stream))
+        if ((stream.optional || !(stream.found == stream.expected)) && !is_gone(stream))
             compare_entries(stream, expectation_.upto(), false);
-        stream.upto = expectation_.upto();
-        stream.expected = stream.found = {};
-        stream.optional = false;
+    }
+    // all streams that are gone at once: after a FLUSHALL these are all there are
+    if (std::any_of(streams, streams + chosen, [](const checked_stream *stream) { return stream->empty; }))
+        expectation_.for_each([this](std::string_view topic, const expected_entry &entry) {
+            checked_stream *stream = stream_of(topic);
+            if (stream->empty)
+                absent(*stream, entry, stream->info);
+        });
+    MemoryContextSwitchTo(scratch_);
+    for (int i = 0; i < chosen; ++i) {
+        streams[i]->upto = expectation_.upto();
+        streams[i]->expected = streams[i]->found = {};
+        streams[i]->optional = streams[i]->empty = false;
     }
     pfree(streams);
 }
@@ -378,8 +390,9 @@ void verifier::sum_up(checked_stream **streams, int count) {
     }
 }
 
-// All of a window gone, from a stream whose beginning has been cut off above it: no need to go through it one by one.
-bool verifier::is_trimmed(checked_stream &stream) {
+// All of a window gone: there are no entries to go through. From a stream whose beginning has been cut off above it, there is
+// nothing to tell of them one by one either.
+bool verifier::is_gone(checked_stream &stream) {
     if (stream.found.count > 0 || stream.optional)
         return false;
     cpp_call([&] {
@@ -390,8 +403,11 @@ bool verifier::is_trimmed(checked_stream &stream) {
     stream_info info = read_stream_info(link_.reply(0));
     const entry_sum &gone = stream.expected;
     bool cut = info.exists && !info.is_whole() && gone.last <= info.last && (info.length == 0 || gone.last < info.first);
-    if (!cut || (info.knows_deleted && info.deleted >= gone.first && info.deleted <= gone.last))
-        return false;
+    if (!cut || (info.knows_deleted && info.deleted >= gone.first && info.deleted <= gone.last)) {
+        stream.empty = true;
+        stream.info = info;
+        return true;
+    }
     if (stream.trimmed == 0)
         stream.trimmed_first = gone.first;
     stream.trimmed += gone.count;

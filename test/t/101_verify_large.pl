@@ -86,6 +86,9 @@ $load->stop;
 wait_settled($short);
 cmp_ok($rounds, '>', 0, 'events were dropped');
 is($failed, 0, 'what was dropped is neither missing nor extra, while it is being dropped');
+poll_until(sub { one("SELECT count(*) FROM generate_series(0, 7) i WHERE pg_relation_size('outbox.tick_' || i) > 0", $short) == 1 },
+    'all is dropped that can be');
+cmp_ok(one('SELECT count(*) FROM outbox.event', $short), '<', $own->published / 2, 'most is only in Redis now');
 is(verify($short), '', 'nor in the end');
 
 # a user of Redis with no more than the documented rights

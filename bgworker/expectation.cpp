@@ -1,8 +1,5 @@
 #include "bgworker/expectation.hpp"
 
-#include "extension/clock.hpp"
-#include "extension/settings.hpp"
-
 namespace outbox {
 
 using storage::partitions;
@@ -35,17 +32,41 @@ int64 expectation::oldest_generation() const {
     return relations.generation;
 }
 
+// What was dropped ended with a tick that is kept. Its own events are gone, and some of the batches behind it may be: those with
+// transactions that had emitted before the ring moved on, and so before the tick after it.
+void expectation::find_horizon() {
+    horizon_ = InvalidFullTransactionId;
+    tick next;
+    if (generation_ == 0)
+        return;
+    for (bool more = first_tick_after(sink_id_, state::first_native_tick(sink_id_), next); more;
+         more = first_tick_after(sink_id_, next.ms, next))
+        if (next.anchor == storage::anchor()) {
+            horizon_ = next.snapshot->xmax;
+            return;
+        }
+}
+
+// Can the whole batch still be there?
+bool expectation::is_retained(const tick &current, const stored_snapshot *previous) const {
+    if (generation_ == 0)
+        return true;
+    return previous && (current.anchor != storage::anchor() || !FullTransactionIdIsValid(horizon_) ||
+                        !FullTransactionIdPrecedes(previous->xmin, horizon_));
+}
+
 // Events that are dropped while they are compared would look as if they had never been committed.
 void expectation::check_ring() {
     int64 oldest = oldest_generation();
     if (oldest == generation_)
         return;
     generation_ = oldest;
-    // The newest tick of what was dropped is kept.
-    int64 begin = state::first_native_tick(sink_id_), compared = span_count_ > 0 ? PG_INT64_MAX : tick_ms_ + 1;
+    find_horizon();
+    int64 kept = state::first_native_tick(sink_id_);
+    bool touched = span_count_ == 0 && tick_ms_ < kept;
     for (int i = 0; i < span_count_; ++i)
-        compared = std::min(compared, spans_[i].source.ms);
-    if (compared <= begin)
+        touched = touched || spans_[i].source.ms <= kept || !is_retained(spans_[i].source, spans_[i].previous);
+    if (touched)
         ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                 errmsg("events were dropped by retention while they were verified"),
                 errhint("Run outbox.verify() again."));
@@ -88,36 +109,24 @@ void expectation::load(int sink_id, position confirmed, int64 reach, int64 since
     last_placed_ = std::min(state::last_placed(sink_id), until_ms);
 
     generation_ = oldest_generation();
-    int64 dropped_upto = 0;
-    if (generation_ > 0) {
-        // The oldest partition is due: it may hold the rest of batches whose other events went with the one before it.
-        TimestampTz replaced_at = state::generation_start(generation_ + 1);
-        if (replaced_at != 0 &&
-            TimestampDifferenceExceeds(replaced_at, GetCurrentTimestamp(), settings::retention * 1000))
-            dropped_upto = state::last_tick_in(sink_id, static_cast<int>(generation_ % partitions));
-    }
-    tick_ms_ = std::max(dropped_upto, since_ms - 1);
+    find_horizon();
+    tick_ms_ = since_ms - 1;
     tick before, first;
     bool follows = last_tick_before(sink_id, tick_ms_ + 1, before);
     bool begins = first_tick_after(sink_id, tick_ms_, first) && first.ms <= std::min(until_ms, reach_);
     if (!follows && !begins)
         return;
-    if (dropped_upto >= since_ms)
-        unchecked_ = state::count_ticks(sink_id, since_ms, dropped_upto);
     // What is older than the first tick that there is was never ours, or is no longer known.
     floor_ = upto_ = {follows ? tick_ms_ : first.ms - 1, PG_INT64_MAX};
     any_ = true;
 }
 
-// False where the batch cannot be told: what it begins with was dropped, and its events with it.
-bool expectation::find_previous(const tick &current, const stored_snapshot *&previous) {
+// Where the batch begins; null where it is the first, or that is no longer known.
+const stored_snapshot *expectation::previous_of(const tick &current) {
     for (int i = 0; i < end_count_; ++i)
-        if (ends_[i].anchor == current.anchor) {
-            previous = ends_[i].snapshot;
-            return true;
-        }
-    previous = predecessor(sink_id_, current).snapshot;
-    return previous || generation_ == 0;
+        if (ends_[i].anchor == current.anchor)
+            return ends_[i].snapshot;
+    return predecessor(sink_id_, current).snapshot;
 }
 
 static const stored_snapshot *copy(MemoryContext context, const stored_snapshot *snapshot) {
@@ -203,7 +212,7 @@ bool expectation::next_window() {
             tick source;
             bool found = first_tick_after(sink_id_, ms - 1, source) && source.ms == ms;
             const stored_snapshot *previous = found ? predecessor(sink_id_, source).snapshot : nullptr;
-            if (!found || (!previous && generation_ > 0)) {
+            if (!found || !is_retained(source, previous)) {
                 if (span_count_ > 0)
                     break;
                 skip_upto(to_ms);
@@ -219,8 +228,8 @@ bool expectation::next_window() {
         }
         if (!ticked)
             break;
-        const stored_snapshot *previous;
-        if (!find_previous(next, previous)) {
+        const stored_snapshot *previous = previous_of(next);
+        if (!is_retained(next, previous)) {
             if (span_count_ > 0)
                 break;
             skip_upto(next.ms);

@@ -66,7 +66,9 @@ class expectation {
         position from;
     };
 
-    bool find_previous(const tick &current, const stored_snapshot *&previous);
+    void find_horizon();
+    bool is_retained(const tick &current, const stored_snapshot *previous) const;
+    const stored_snapshot *previous_of(const tick &current);
     void remember(const tick &current);
     void skip_upto(int64 ms);
     bool add_span(int64 at, const tick &source, const stored_snapshot *previous);
@@ -88,6 +90,7 @@ class expectation {
     bool any_moves_ = false;
     int64 last_placed_ = 0;
     int64 generation_ = 0; // the oldest that still has ticks
+    FullTransactionId horizon_ = {}; // a batch with a transaction below may have events that were dropped
 
     bool any_ = false;
     position floor_, upto_;

@@ -93,6 +93,16 @@ fails("SELECT * FROM outbox.verify(since => now(), until => now() - interval '1 
 fails("SELECT * FROM outbox.verify('nowhere')", qr/sink "nowhere" does not exist.*HINT:/s, 'a sink that is not there');
 fails('SELECT * FROM outbox.verify(NULL)', qr/sink must not be null/, 'no sink');
 
+# what is missing can be emitted again, which does not fill the gap
+
+is($node->safe_psql('postgres', q{
+    SELECT count(outbox.emit(e.event_type, e.payload, e.aggregate_id, e.aggregate_type, e.version, e.headers::jsonb, e.topic,
+                             e.occurred_at, e.event_id))
+      FROM outbox.verify() v JOIN outbox.event e USING (event_id) WHERE v.finding = 'missing'}), 1, 'it is emitted again');
+ok(flush($node), 'and published');
+is(event_ids($redis)->{ $entry->[1]{event_id} }, 1, 'so it is in the stream');
+is(verify(), $missing, 'and still missing where it was');
+
 # trimmed is told apart
 
 my $identity = 'outbox:{identity}';

@@ -1,6 +1,7 @@
-// Preloaded into a server or a consumer of a round, so that its clock jumps, its disk is slow, full or broken, when and for as long
-// as the round says so: in a file of six numbers that is mapped here, and that OUTBOX_SHIM names. Nobody else's clock or disk is
-// touched, and nothing of it needs privileges.
+// Preloaded into a server or a consumer of a round, so that its clock jumps, its disk is slow, full
+// or broken, when and for as long as the round says so: in a file of six numbers that is mapped
+// here, and that OUTBOX_SHIM names. Nobody else's clock or disk is touched, and nothing of it needs
+// privileges.
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -59,7 +60,8 @@ bool fails() {
 
 bool is_full(int file, off_t end) {
     struct stat status = {};
-    if (shared->full == 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode) || end <= status.st_size)
+    if (shared->full == 0 || fstat(file, &status) != 0 || !S_ISREG(status.st_mode) ||
+        end <= status.st_size)
         return false;
     ++shared->failed;
     errno = ENOSPC;

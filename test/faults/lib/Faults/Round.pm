@@ -5,12 +5,13 @@ package Faults::Round;
 
 use strict;
 use warnings;
-use IO::Socket::INET;
-use JSON::PP ();
 use POSIX qw(WNOHANG);
 use Time::HiRes qw(sleep);
 
+use parent 'Faults::Hand';
+
 use Faults::Checker;
+use Faults::Evidence;
 use Faults::Postgres;
 use Faults::Tap;
 use Faults::Wait qw(wait_until pause_until now_ns);
@@ -59,7 +60,8 @@ sub run {
     $self->go_on($begin);
     $self->stop_workload;
     $self->settle;
-    my $verdict = $self->collect;
+    my $verdict = Faults::Evidence::judge($self, ENOUGH);
+    $verdict->{seconds} = sprintf '%.1f', (now_ns() - $self->{began}) / 1e9;
     $self->stop;
     return $verdict;
 }
@@ -78,12 +80,12 @@ sub set_up {
     my @redis = (aof => $fault->{aof} // 'no', timeout => 10, conf => [ 'busy-reply-threshold 100', 'repl-diskless-sync-delay 0' ]);
     {
         local %ENV = (%ENV, $shim eq 'redis' ? $self->shim_environment : ());
-        $self->{redis} = OutboxTest::Redis->new(dir => $dir, @redis, port => $fault->{replica} ? free_port() : 0);
+        $self->{redis} = OutboxTest::Redis->new(dir => $dir, @redis, port => $fault->{replica} ? Faults::Hand::free_port() : 0);
     }
     if ($fault->{replica}) {
         # everybody comes through a link, that leads from one server to the other in an instant
         mkdir "$dir/replica";
-        $self->{replica} = OutboxTest::Redis->new(dir => "$dir/replica", @redis, port => free_port());
+        $self->{replica} = OutboxTest::Redis->new(dir => "$dir/replica", @redis, port => Faults::Hand::free_port());
         $self->{replica}->cmd('REPLICAOF', '127.0.0.1', $self->{redis}->port);
         rename $self->{redis}->socket, "$dir/primary.sock";
         symlink "$dir/primary.sock", $self->{redis}->socket or die "link: $!\n";
@@ -192,204 +194,6 @@ sub tend {
 sub groups { return sort keys %mode }
 sub services { my ($self, $group) = @_; return grep { !defined $group || $_->{group} eq $group } @{ $self->{services} } }
 
-# Events of one transaction, so that many are on their way when it returns; the first versions of aggregates of their own. Asked
-# for once: whether it was committed is not known when the server dies meanwhile. async: acknowledged before it is durable.
-sub burst {
-    my ($self, $many, %options) = @_;
-    my $connection = $self->{postgres}->connection // return;
-    my $n = ++$self->{bursts};
-    my $op = sprintf '%08x-0000-4000-8000-%012x', $self->{seed} & 0xffffffff, $n;
-    my $topic = $self->{topics}[ int rand @{ $self->{topics} } ];
-    $self->write_history($op, 'invoke', $options{async} ? 'async' : 'commit', $many);
-    my $done = eval {
-        $connection->do('SET synchronous_commit = ' . ($options{async} ? 'off' : 'on'));
-        $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$n", $topic, $many);
-        1;
-    };
-    $self->write_history($op, $done ? 'ok' : 'info');
-    return;
-}
-
-# A burst, and then until a part of it has arrived, any part between nothing and all: in the middle of the worker's work.
-sub flow {
-    my ($self, $many, %options) = @_;
-    my $part = rand 1.2;
-    my $before = $self->entries;
-    $self->burst($many, %options);
-    my $until = now_ns() + 3e8;
-    my $arrived = 0;
-    $arrived = $self->entries - $before while $arrived < ($part - 0.2) * $many && now_ns() < $until;
-    $self->note("$arrived entries after a burst of $many");
-    return;
-}
-
-# A burst, prepared; what is returned commits it.
-sub prepare {
-    my ($self, $many) = @_;
-    my $op = sprintf '%08x-0000-4000-8000-%012x', $self->{seed} & 0xffffffff, ++$self->{bursts};
-    $self->write_history($op, 'invoke', 'prepared', $many);
-    my $connection = $self->{postgres}->connect // die "could not connect\n";
-    $connection->do('BEGIN');
-    $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$self->{bursts}", $self->{topics}[0], $many);
-    $connection->do("PREPARE TRANSACTION 'round'");
-    $connection->disconnect;
-    return sub {
-        $self->{postgres}->rows("COMMIT PREPARED 'round'");
-        $self->write_history($op, 'ok');
-    };
-}
-
-sub write_history {
-    my ($self, $op, $do, $kind, $events) = @_;
-    my $line = sprintf '{"t":%d,"op":"%s","do":"%s"%s}' . "\n", now_ns(), $op, $do,
-        $kind ? ",\"kind\":\"$kind\",\"events\":$events" : '';
-    open my $file, '>>', "$self->{dir}/history.bursts" or die "history.bursts: $!\n";
-    print $file $line;
-    close $file;
-    return;
-}
-
-# A reply on a connection of its own: the other one may wait for a Redis that is stopped.
-sub redis_cmd { my ($self, @words) = @_; return $self->{redis}->cmd(@words) }
-
-# For that long, in which emitting goes on as if nothing were: nobody waits for Redis.
-sub emits_meanwhile {
-    my ($self, $seconds) = @_;
-    my $file = "$self->{dir}/history";
-    my $committed = sub { open my $history, '<', $file or return 0; return scalar grep { /"do":"ok"/ } readline $history };
-    my $before = $committed->();
-    $self->pass($seconds);
-    $self->blame(sprintf 'hostage: nothing was committed for %.1f s', $seconds) if $seconds > 0.3 && $committed->() == $before;
-    return;
-}
-
-# Makes a process die at a named place; whoever reads the file reads all of it.
-sub arm {
-    my ($self, $file, $name, $nth) = @_;
-    open my $out, '>', "$file.new" or die "$file: $!\n";
-    print $out "$name $nth\n";
-    close $out;
-    rename "$file.new", $file or die "$file: $!\n";
-    $self->note("$name is armed, for who is the $nth to come by");
-    return;
-}
-
-sub disconnect_worker {
-    my ($self) = @_;
-    for my $client (split /\n/, $self->{redis}->cmd('CLIENT', 'LIST')) {
-        my ($id, $name) = $client =~ /^id=(\d+) .* name=(\S*)/ or next;
-        $self->{redis}->cmd('CLIENT', 'KILL', 'ID', $id) if $name =~ /^outbox/;
-    }
-    return;
-}
-
-# The last entries of each stream once more: now ("*"), or ahead of what the worker has yet to append. How many.
-sub copy_entries {
-    my ($self, $many, $where) = @_;
-    my $copies = 0;
-    for my $key (@{ $self->{keys} }) {
-        for my $entry (@{ $self->{redis}->cmd('XREVRANGE', $key, '+', '-', 'COUNT', $many) }) {
-            my ($last) = $entry->[0] =~ /^(\d+)/;
-            my $at = $where eq 'ahead' ? ($last + 700) . '-0' : $where;
-            my $id = eval { $self->{redis}->cmd('XADD', $key, $at, @{ $entry->[1] }) } // next;
-            $self->{foreign}{"$key $id"} = 1;
-            $copies++;
-        }
-    }
-    return $copies;
-}
-
-# An entry that is no event: each group puts it aside, once.
-sub add_malformed {
-    my ($self) = @_;
-    my $key = $self->{keys}[ rand @{ $self->{keys} } ];
-    my $id = $self->{redis}->cmd('XADD', $key, '*', 'temperature', int rand 40);
-    $self->{foreign}{"$key $id"} = 1;
-    $self->{malformed}{$key}++;
-    return;
-}
-
-# The load pauses, so that the worker has nothing to do.
-sub quiet {
-    my ($self, $seconds) = @_;
-    kill 'STOP', $self->{workload};
-    $self->pass($seconds);
-    kill 'CONT', $self->{workload};
-    return;
-}
-
-# What is preloaded where the fault says so: its clock (seconds off), the disk (errors of fsync to come, microseconds that each
-# takes, whether it is full).
-sub shim_file { my ($self) = @_; return "$self->{dir}/shim.control" }
-sub shim_environment { my ($self) = @_; return (LD_PRELOAD => $self->{shim}, OUTBOX_SHIM => $self->shim_file) }
-
-sub set_shim {
-    my ($self, %to) = @_;
-    my %place = (clock => 0, sync_errors => 1, sync_delay => 2, full => 3);
-    open my $control, '+<', $self->shim_file or die "shim: $!\n";
-    for my $name (keys %to) {
-        sysseek $control, 8 * $place{$name}, 0;
-        syswrite $control, pack 'q<', $to{$name};
-    }
-    return;
-}
-
-# how many calls it has made to fail, and to wait
-sub shim_met {
-    my ($self) = @_;
-    open my $control, '<', $self->shim_file or die "shim: $!\n";
-    sysseek $control, 32, 0;
-    sysread $control, my $bytes, 16;
-    my ($failed, $delayed) = unpack 'q<2', $bytes;
-    return $failed + $delayed;
-}
-
-sub free_port {
-    my $socket = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "no port: $!\n";
-    return $socket->sockport;
-}
-
-# The replica is the one from now on; what the other had not told it is lost.
-sub fail_over {
-    my ($self) = @_;
-    my ($old, $new) = @$self{qw(redis replica)};
-    my $front = $old->socket;
-    symlink $new->socket, "$front.new" or die "link: $!\n";
-    rename "$front.new", $front or die "link: $!\n";
-    $old->kill9;
-    # which takes its socket away, and so the link
-    symlink $new->socket, $front unless -l $front;
-    $new->{socket} = $front;
-    @$self{qw(redis replica)} = ($new, undef);
-    return;
-}
-
-# A stream is something else for a while.
-sub spoil_stream {
-    my ($self, $seconds) = @_;
-    my $key = $self->{keys}[0];
-    my $redis = $self->{redis};
-    $redis->cmds([ 'MULTI' ], [ 'RENAME', $key, "$key:away" ], [ 'SET', $key, 'no stream' ], [ 'EXEC' ]);
-    $self->burst(50);
-    $self->pass($seconds);
-    $redis->cmds([ 'MULTI' ], [ 'RENAME', "$key:away", $key ], [ 'EXEC' ]);
-    return;
-}
-
-# how many entries of its own a consumer had not acknowledged, of all streams
-sub pending_of {
-    my ($self, $pid, $group) = @_;
-    my $pending = 0;
-    for my $key (@{ $self->{keys} }) {
-        my $consumers = eval { $self->{redis}->cmd('XINFO', 'CONSUMERS', $key, $group) } // [];
-        for my $consumer (@$consumers) {
-            my %consumer = @$consumer;
-            $pending += $consumer{pending} if $consumer{name} =~ /(^|\D)$pid(\D|$)/;
-        }
-    }
-    return $pending;
-}
-
 # coming to rest
 
 # how many there are in all streams
@@ -467,87 +271,6 @@ sub unread {
         }
     }
     return join ', ', @left;
-}
-
-sub collect {
-    my ($self) = @_;
-    my ($dir, $postgres, $redis) = @$self{qw(dir postgres redis)};
-    my $tapped = (delete $self->{tap})->stop;
-    $self->blame("died: the tap ended with status $tapped") if $tapped;
-    my $sink = $postgres->row('SELECT * FROM outbox.stat_sink');
-    my %state = map { $_ => $sink->{$_} } qw(state lag_events dead_letters held_streams);
-    $state{unpublished} = $postgres->value("SELECT count(*) FROM outbox.event WHERE status <> 'published'");
-    for my $key (@{ $self->{keys} }) {
-        for my $name (sort keys %mode) {
-            # as many as it was made to have
-            $state{dlq}{"$key:dlq:$name"} = $redis->cmd('XLEN', "$key:dlq:$name") - ($self->{malformed}{$key} // 0);
-            my $pending = eval { $redis->cmd('XPENDING', $key, $name) };
-            $state{pending}{"$name in $key"} = $pending ? $pending->[0] : 0;
-        }
-    }
-    my @entries = map { my $key = $_; grep { !$self->{foreign}{"$key $_->{id}"} } map { Faults::Tap::facts($key, @$_) } raw_entries($redis, $key) }
-        @{ $self->{keys} };
-    my @tap = grep { !$self->{foreign}{"$_->{key} $_->{id}"} } @{ Faults::Tap::read_file("$dir/tap") };
-    my $journals = { map { $_ => read_journal("$dir/journal.$_") } keys %mode };
-    my $verdict = Faults::Checker::check(
-        history => [ map { read_json_lines($_) } grep { -e } "$dir/history", "$dir/history.bursts" ],
-        truth => [ map { my %row; @row{qw(op event_id aggregate version digest)} = @$_; \%row }
-            @{ $postgres->rows('SELECT op, event_id, aggregate, version, digest FROM torture.truth') } ],
-        entries => \@entries,
-        tap => \@tap,
-        inboxes => [ grep { $mode{$_} eq 'inbox' } keys %mode ],
-        effects => [ map { { event_id => $_->[0], consumer => $_->[1] } } @{ $postgres->rows('SELECT event_id, consumer FROM torture.effect') } ],
-        journals => $journals,
-        deaths => $self->{deaths},
-        state => \%state,
-        wrong => $self->{wrong},
-        fault => { enough => ENOUGH, %{ $self->{fault} }, %{ $self->{fault_state} } });
-    # what had to be done twice shows that the fault met something
-    $verdict->{sent_again} = ($sink->{duplicates_rejected} // 0) + ($sink->{healed} // 0);
-    $verdict->{taken_over} = taken_over($journals);
-    $verdict->{seconds} = sprintf '%.1f', (now_ns() - $self->{began}) / 1e9;
-    return $verdict;
-}
-
-# events that one process had begun and another one began again
-sub taken_over {
-    my ($journals) = @_;
-    my $n = 0;
-    for my $journal (values %$journals) {
-        my %pids;
-        $pids{ $_->{event_id} }{ $_->{pid} } = 1 for grep { $_->{what} eq 'start' } @$journal;
-        $n += grep { keys %$_ > 1 } values %pids;
-    }
-    return $n;
-}
-
-sub raw_entries {
-    my ($redis, $key) = @_;
-    my ($from, @entries) = ('-');
-    while (1) {
-        my $page = $redis->cmd('XRANGE', $key, $from, '+', 'COUNT', 1000);
-        push @entries, @$page;
-        return @entries if @$page < 1000;
-        $from = "($page->[-1][0]";
-    }
-}
-
-sub read_json_lines {
-    my ($path) = @_;
-    open my $file, '<', $path or die "$path: $!\n";
-    return map { JSON::PP::decode_json($_) } grep { /\}$/ } readline $file;
-}
-
-sub read_journal {
-    my ($path) = @_;
-    open my $file, '<', $path or return [];
-    my @lines;
-    while (my $line = readline $file) {
-        my %line;
-        @line{qw(ns what event_id aggregate version pid attempt)} = split ' ', $line;
-        push @lines, \%line if defined $line{attempt};
-    }
-    return \@lines;
 }
 
 # Ends all that the round has started, by the pids that it knows; whoever started the round looks for what else is left.

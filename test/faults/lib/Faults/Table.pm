@@ -11,17 +11,9 @@ use strict;
 use warnings;
 use Time::HiRes qw(sleep);
 
+use Faults::Allowed qw(%at_least_once %lease_lost %other_writer);
+use Faults::Points;
 use Faults::Wait qw(now_ns);
-
-# A consumer that must ask Redis again, or whose place was taken, may do again what Redis has not heard of. Where an inbox
-# keeps the effects this makes no difference, and there nothing is ever allowed.
-my %at_least_once = (handled_again => 1);
-
-# Handlers of what the group gave to somebody else meanwhile go on: nobody can stop them from outside.
-my %lease_lost = (%at_least_once, overlap => 1);
-
-# Order is not promised with another writer on a stream: what it has taken the place of comes later.
-my %other_writer = (unordered => 1, reordered => 1, handled_order => 1);
 
 my @faults = (
     {
@@ -464,11 +456,18 @@ my @faults = (
             my ($round) = @_;
             my @services = $round->services;
             my $service = $services[ rand @services ];
-            $round->burst(150);
-            sleep rand 0.06;
+            my $holds = sub { $round->pending_of(@$service{qw(pid group)}) };
+            # with something in hand, or there is nothing to go on with
+            for (1 .. 5) {
+                $round->burst(150);
+                sleep rand 0.06;
+                kill 'STOP', $service->{pid};
+                last if $holds->();
+                kill 'CONT', $service->{pid};
+            }
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is stopped");
             kill 'STOP', $service->{pid};
-            $round->hit($round->pending_of($service->{pid}, $service->{group}));
+            $round->hit($holds->());
             $round->pass(1.2 + rand 1);
             kill 'CONT', $service->{pid};
             return;
@@ -633,69 +632,7 @@ sub refusal {
     };
 }
 
-# The named crash points: where a process comes by that seldom, it is made to.
-my %provoke = (
-    reconnect => sub { my ($round) = @_; $round->disconnect_worker },
-    loss => sub { my ($round) = @_; $round->redis_cmd('FLUSHALL'); $round->{tap}->again },
-    foreign => sub { my ($round) = @_; $round->copy_entries(1, 'ahead') },
-    hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
-    retention => sub { },
-    takeover => sub {
-        my ($round) = @_;
-        for (1 .. 3) {
-            $round->burst(150);
-            sleep 0.02;
-            my ($service) = grep { $round->pending_of(@$_{qw(pid group)}) } $round->services or next;
-            kill 'KILL', $service->{pid};
-            return;
-        }
-    },
-    quiet => sub { my ($round) = @_; $round->quiet(1.5) },
-    malformed => sub { my ($round) = @_; $round->add_malformed },
-);
-my %point_allows = (loss => {%lease_lost}, foreign => {%other_writer}, malformed => {%other_writer}, hold => { unordered => 1 });
-
-sub points {
-    my ($file) = @_;
-    open my $list, '<', $file or return;
-    my @points;
-    while (my $line = readline $list) {
-        chomp $line;
-        my ($side, $name, $needs) = split ' ', $line;
-        next unless defined $name && $line !~ /^#/;
-        die "crash point $name needs \"$needs\", and nobody knows how\n" if defined $needs && !$provoke{$needs};
-        push @points, {
-            name => "point:$name",
-            row => $side eq 'server' ? 'A3' : $side eq 'emit' ? 'A4' : $name =~ /dead_letter/ ? 'C5' : 'C1',
-            group => 'points',
-            crash => $side ne 'client',
-            limit => 15,
-            allowed => { $side eq 'client' ? %at_least_once : (), %{ $point_allows{ $needs // '' } // {} } },
-            load => ($needs // '') eq 'quiet' ? 3.6 : undef,
-            postgres_conf => ($needs // '') eq 'retention' ? "outbox.retention = '1s'\n" : '',
-            inject => sub {
-                my ($round) = @_;
-                my $file = $side eq 'client' ? $round->client_point_file : $round->server_point_file;
-                $round->burst(50);
-                $round->begin("crash point $name");
-                $round->arm($file, $name, defined $needs ? 1 : 1 + int rand 10);
-                $provoke{$needs}->($round) if $needs;
-                for (1 .. 4) {
-                    last unless -e $file;
-                    $round->burst(100);
-                    $round->await(sub { !-e $file }, 1);
-                }
-                $round->hit(!-e $file);
-                $round->note(-e $file ? 'nobody came by' : 'the crash has come');
-                unlink $file;
-                return;
-            },
-        };
-    }
-    return @points;
-}
-
-sub all { my ($points) = @_; return (@faults, points($points)) }
+sub all { my ($points) = @_; return (@faults, Faults::Points::points($points)) }
 
 # By name, a pattern of names, a row of the matrix or a group; "=7" behind it says how many rounds of them.
 sub choose {

@@ -1,0 +1,72 @@
+# A fault for each named crash point of the list in test/faults/crash_points.
+package Faults::Points;
+
+use strict;
+use warnings;
+use Time::HiRes qw(sleep);
+
+use Faults::Allowed qw(%at_least_once %lease_lost %other_writer);
+
+# The named crash points: where a process comes by that seldom, it is made to.
+my %provoke = (
+    reconnect => sub { my ($round) = @_; $round->disconnect_worker },
+    loss => sub { my ($round) = @_; $round->redis_cmd('FLUSHALL'); $round->{tap}->again },
+    foreign => sub { my ($round) = @_; $round->copy_entries(1, 'ahead') },
+    hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
+    retention => sub { },
+    takeover => sub {
+        my ($round) = @_;
+        for (1 .. 3) {
+            $round->burst(150);
+            sleep 0.02;
+            my ($service) = grep { $round->pending_of(@$_{qw(pid group)}) } $round->services or next;
+            kill 'KILL', $service->{pid};
+            return;
+        }
+    },
+    quiet => sub { my ($round) = @_; $round->quiet(1.5) },
+    malformed => sub { my ($round) = @_; $round->add_malformed },
+);
+my %allows = (loss => {%lease_lost}, foreign => {%other_writer}, malformed => {%other_writer}, hold => { unordered => 1 });
+
+sub points {
+    my ($file) = @_;
+    open my $list, '<', $file or return;
+    my @points;
+    while (my $line = readline $list) {
+        chomp $line;
+        my ($side, $name, $needs) = split ' ', $line;
+        next unless defined $name && $line !~ /^#/;
+        die "crash point $name needs \"$needs\", and nobody knows how\n" if defined $needs && !$provoke{$needs};
+        push @points, {
+            name => "point:$name",
+            row => $side eq 'server' ? 'A3' : $side eq 'emit' ? 'A4' : $name =~ /dead_letter/ ? 'C5' : 'C1',
+            group => 'points',
+            crash => $side ne 'client',
+            limit => 15,
+            allowed => { $side eq 'client' ? %at_least_once : (), %{ $allows{ $needs // '' } // {} } },
+            load => ($needs // '') eq 'quiet' ? 3.6 : undef,
+            postgres_conf => ($needs // '') eq 'retention' ? "outbox.retention = '1s'\n" : '',
+            inject => sub {
+                my ($round) = @_;
+                my $file = $side eq 'client' ? $round->client_point_file : $round->server_point_file;
+                $round->burst(50);
+                $round->begin("crash point $name");
+                $round->arm($file, $name, defined $needs ? 1 : 1 + int rand 10);
+                $provoke{$needs}->($round) if $needs;
+                for (1 .. 4) {
+                    last unless -e $file;
+                    $round->burst(100);
+                    $round->await(sub { !-e $file }, 1);
+                }
+                $round->hit(!-e $file);
+                $round->note(-e $file ? 'nobody came by' : 'the crash has come');
+                unlink $file;
+                return;
+            },
+        };
+    }
+    return @points;
+}
+
+1;

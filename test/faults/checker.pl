@@ -8,8 +8,8 @@ use Test::More;
 # Three aggregates over two streams; an operation every 10 ns, acknowledged 4 ns later, read 3 ns after that, handled by two
 # groups. The fault is from 103 to 110.
 sub round {
-    my (%round) = (history => [], truth => [], entries => [], tap => [], inboxes => ['inbox'], effects => [], deaths => {}, wrong => [],
-        journals => { inbox => [], redis => [] },
+    my (%round) = (history => [], truth => [], entries => [], tap => [], effects => [], inboxes => ['inbox'], deaths => {},
+        wrong => [], journals => { inbox => [], redis => [] },
         state => { lag_events => 0, dead_letters => 0, held_streams => 0, state => 'streaming', pending => {}, dlq => {} },
         fault => { begin => 105, end => 110, hit => 1, needs_flight => 1, limit => 5, enough => 10 });
     my %version;
@@ -25,12 +25,14 @@ sub round {
         push @{ $round{tap} }, { %entry, ns => 10 * $i + 7 };
         push @{ $round{effects} }, { event_id => $event_id, consumer => 'inbox' };
         for my $group (qw(inbox redis)) {
-            push @{ $round{journals}{$group} }, map { { %event, ns => 10 * $i + $_->[0], what => $_->[1], pid => 7 + $i % 2, attempt => 1 } }
+            push @{ $round{journals}{$group} },
+                map { { %event, ns => 10 * $i + $_->[0], what => $_->[1], pid => 7 + $i % 2, attempt => 1 } }
                 [ 8, 'start' ], [ 9, 'end' ];
         }
     }
     push @{ $round{history} }, { t => 300, op => 'rolled back', do => 'invoke', kind => 'rollback', events => 2 },
-        { t => 301, op => 'rolled back', do => 'fail' }, { t => 302, op => 'unknown', do => 'invoke', kind => 'commit', events => 2 };
+        { t => 301, op => 'rolled back', do => 'fail' },
+        { t => 302, op => 'unknown', do => 'invoke', kind => 'commit', events => 2 };
     return \%round;
 }
 
@@ -89,23 +91,28 @@ is(found(sub { $_->{id} = '1000-0', $_->{key} = 'outbox:{alone}' for entry($_, 2
 # handlers
 is(found(sub { $_->{effects} = without($_->{effects}, 5) }), 'failed unhandled=1', 'an event without an effect in the inbox');
 is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'inbox' } }), 'failed handled_twice=1', 'one with two');
-is(found(sub { push @{ $_->{effects} }, { event_id => 'nobody', consumer => 'inbox' } }), 'failed handled_ghost=1', 'one of nobody');
+is(found(sub { push @{ $_->{effects} }, { event_id => 'nobody', consumer => 'inbox' } }), 'failed handled_ghost=1',
+    'one of nobody');
 is(found(sub { $_->{effects} = [] }), 'failed unhandled=20', 'an inbox without any');
 is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'other' } }), 'failed handled_ghost=1',
     'an effect of a group that there is not');
 is(found(sub { $_->{journals}{redis} = without($_->{journals}{redis}, 5) }), 'failed unhandled=1', 'an event that was not handled');
-is(found(sub { $_->{journals}{redis} = [ grep { "$_->{event_id} $_->{what}" ne 'event5 end' } @{ $_->{journals}{redis} } ]; $_->{deaths}{8} = 60 }),
-    'failed unhandled=1', 'one whose handler never came to its end');
+is(found(sub {
+    $_->{journals}{redis} = [ grep { "$_->{event_id} $_->{what}" ne 'event5 end' } @{ $_->{journals}{redis} } ];
+    $_->{deaths}{8} = 60;
+}), 'failed unhandled=1', 'one whose handler never came to its end');
 my $again = sub {
     push @{ $_->{journals}{redis} }, map { { %{ $_->[0] }, ns => $_->[0]{ns} + 500 } } map { [$_] }
         grep { $_->{event_id} eq 'event5' } @{ $_->{journals}{redis} };
 };
 is(found($again), 'failed handled_again=1', 'one that was handled again');
 is(found(sub { $again->(); $_->{fault}{allowed} = { handled_again => 1 } }), 'passed', 'which some faults allow');
-is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'inbox' }; $_->{fault}{allowed} = { handled_again => 1 } }),
-    'failed handled_twice=1', 'but never to an inbox');
-is(found(sub { for (grep { $_->{event_id} eq 'event5' } @{ $_->{journals}{redis} }) { $_->{ns} += 100 } }), 'failed handled_order=1',
-    'events of an aggregate that are handled out of order');
+is(found(sub {
+    push @{ $_->{effects} }, { event_id => 'event5', consumer => 'inbox' };
+    $_->{fault}{allowed} = { handled_again => 1 };
+}), 'failed handled_twice=1', 'but never to an inbox');
+is(found(sub { $_->{ns} += 100 for grep { $_->{event_id} eq 'event5' } @{ $_->{journals}{redis} } }),
+    'failed handled_order=1', 'events of an aggregate that are handled out of order');
 is(found(sub { for (grep { "$_->{event_id} $_->{what}" eq 'event5 end' } @{ $_->{journals}{redis} }) { $_->{ns} += 35 } }),
     'failed overlap=1', 'handlers of an aggregate that overlap');
 my $unfinished = sub {
@@ -132,14 +139,17 @@ is(found(sub { $_->{fault}{hit} = 0 }), 'unknown', 'a fault that did not happen 
 is(found(sub { $_->{fault}{begin} = 108 }), 'unknown', 'nor one that met no event on its way');
 is(found(sub { $_->{fault}{begin} = 108; $_->{fault}{needs_flight} = 0 }), 'passed', 'where that is needed');
 is(found(sub { $_->{fault}{enough} = 21 }), 'unknown', 'nor a round in which little happened');
-is(found(sub { $_->{fault}{hit} = 0; $_->{state}{lag_events} = 1 }), 'failed unsettled=1', 'but what is wrong is wrong all the same');
+is(found(sub { $_->{fault}{hit} = 0; $_->{state}{lag_events} = 1 }), 'failed unsettled=1',
+    'but what is wrong is wrong all the same');
 is(found(sub { $_->{fault}{limit} = 1e-9 }), 'failed slow=1', 'a recovery that takes too long');
 is(found(sub { $_->{fault}{end} = 205 }), 'failed slow=1', 'or does not come');
 
 # the oracle
 is(found(sub { $_->{history}[1]{do} = 'fail' }), 'invalid', 'a failed operation that is committed is a fault of the round');
-is(found(sub { $_->{history}[0]{kind} = 'async'; $_->{truth} = without($_->{truth}, 20); $_->{history}[0]{op} = $_->{history}[1]{op} = 'op21' }),
-    'invalid ghost=1 handled_ghost=2', 'and so is an acknowledged one that is gone');
+is(found(sub {
+    $_->{truth} = without($_->{truth}, 20);
+    $_->{history}[0]{op} = $_->{history}[1]{op} = 'op21';
+}), 'invalid ghost=1 handled_ghost=2', 'and so is an acknowledged one that is gone');
 my $lost_tail = sub {
     my $round = $_;
     $round->{history}[38]{kind} = 'async';
@@ -150,7 +160,7 @@ is(found(sub { $lost_tail->() }), 'invalid', 'also without synchronous_commit');
 is(found(sub { $lost_tail->(); $_->{fault}{crash} = 1 }), 'passed', 'unless the server crashed');
 is(found(sub { $lost_tail->(); $_->{fault}{crash} = 1; $_->{entries} = round()->{entries} }), 'failed ghost=1',
     'and then its entry is a ghost');
-is(found(sub { $_->{history}[38]{kind} = 'commit'; $lost_tail->(); $_->{history}[38]{kind} = 'commit'; $_->{fault}{crash} = 1 }), 'invalid',
+is(found(sub { $lost_tail->(); $_->{history}[38]{kind} = 'commit'; $_->{fault}{crash} = 1 }), 'invalid',
     'what was committed durably is never gone');
 is(found(sub { $_->{truth}[19]{op} = 'nobody' }), 'invalid', 'what nobody asked for is not committed');
 is(found(sub { $_->{truth}[19]{version}++; $_->{version}++ for entry($_, 20) }), 'invalid', 'versions have no gap');

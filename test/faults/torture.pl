@@ -63,8 +63,8 @@ sub quietly {
 sub make_template {
     my $dir = "$work/template";
     make_path($dir);
-    quietly("$work/initdb.log", "$bindir/initdb", '-N', '-D', "$dir/data", '-U', 'postgres', '-A', 'trust', '-E', 'UTF8', '--locale=C',
-        '--wal-segsize=1');
+    quietly("$work/initdb.log", "$bindir/initdb", '-D', "$dir/data",
+        qw(-N -U postgres -A trust -E UTF8 --locale=C --wal-segsize=1));
     open my $conf, '>>', "$dir/data/postgresql.conf" or die "postgresql.conf: $!\n";
     print $conf <<"CONF";
 listen_addresses = ''
@@ -103,8 +103,8 @@ sub begin_round {
         $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP);
         chdir $dir;
         open STDERR, '>', "$dir/harness.log";
-        my $round = Faults::Round->new(dir => $dir, programs => "$build/bin", bindir => $bindir, template => $template, shim => $shim,
-            topics => $topics, fault => $fault, seed => $seed);
+        my $round = Faults::Round->new(dir => $dir, programs => "$build/bin", bindir => $bindir, template => $template,
+            shim => $shim, topics => $topics, fault => $fault, seed => $seed);
         my $verdict = eval { $round->run };
         if (!$verdict) {
             my $why = $@;
@@ -129,8 +129,8 @@ sub end_round {
     my $round = delete $running{$pid};
     my ($fault, $dir) = @$round{qw(fault dir)};
     kill_in($dir);
-    my $verdict = eval { JSON::PP::decode_json(slurp("$dir/verdict")) }
-        // { verdict => 'invalid', why => [ $round->{late} ? 'the round took more than ' . ROUND_LIMIT . ' s' : 'the round ended without a verdict' ] };
+    my $verdict = eval { JSON::PP::decode_json(slurp("$dir/verdict")) } // { verdict => 'invalid',
+        why => [ $round->{late} ? 'the round took more than ' . ROUND_LIMIT . ' s' : 'the round ended without a verdict' ] };
     @$verdict{qw(fault row seed)} = (@$fault{qw(name row)}, $round->{seed});
     $verdict->{replay} = "make torture SEED=$round->{seed} FAULTS=$fault->{name} ROUNDS=1";
     if ($verdict->{verdict} =~ /failed|invalid/ && $kept++ < EVIDENCE || $ENV{KEEP}) {

@@ -285,7 +285,9 @@ sub handled {
         }
         overlaps($group, $journals->{$group}, $deaths, $blame);
     }
-    for my $group (grep { !$journals->{$_} } sort keys %rows) { $blame->('handled_ghost', "group $group has effects, and no journal") }
+    for my $group (grep { !$journals->{$_} } sort keys %rows) {
+        $blame->('handled_ghost', "group $group has effects, and no journal");
+    }
     return;
 }
 
@@ -304,8 +306,8 @@ sub overlaps {
             my $died = $deaths->{ $running->{pid} };
             # the same process may try the same event again: its first attempt threw
             my $again = $running->{pid} == $line->{pid} && $running->{event_id} eq $line->{event_id};
-            $blame->('overlap', "event $line->{event_id} of $aggregate in process $line->{pid} while $running->{event_id} was handled "
-                    . "in $running->{pid}, by group $group")
+            $blame->('overlap', "event $line->{event_id} of $aggregate in process $line->{pid} while $running->{event_id} "
+                    . "was handled in $running->{pid}, by group $group")
                 unless $again || defined $died && $died <= $line->{ns};
         }
         $running{$aggregate} = $line;
@@ -317,10 +319,12 @@ sub overlaps {
 sub settled {
     my ($state, $blame) = @_;
     $blame->('dead_letter', "$state->{dead_letters} in the database") if $state->{dead_letters};
-    for my $key (sort keys %{ $state->{dlq} // {} }) { $blame->('dead_letter', "$state->{dlq}{$key} in $key") if $state->{dlq}{$key} }
-    for my $key (sort keys %{ $state->{pending} // {} }) { $blame->('pending', "$state->{pending}{$key} of $key") if $state->{pending}{$key} }
+    for my $list ([ 'dead_letter', $state->{dlq} ], [ 'pending', $state->{pending} ]) {
+        my ($what, $of) = @$list;
+        $blame->($what, "$of->{$_} in $_") for grep { $of->{$_} } sort keys %{ $of // {} };
+    }
     $blame->('unsettled', "$state->{lag_events} events are not confirmed") if $state->{lag_events};
-    $blame->('unsettled', "outbox.event says of $state->{unpublished} events that they are not published") if $state->{unpublished};
+    $blame->('unsettled', "$state->{unpublished} events are not published, by outbox.event") if $state->{unpublished};
     $blame->('unsettled', "$state->{held_streams} streams are held") if $state->{held_streams};
     $blame->('unsettled', "the sink is \"$state->{state}\"") if defined $state->{state} && $state->{state} !~ /^(streaming|idle)$/;
     return;

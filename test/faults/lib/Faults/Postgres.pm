@@ -11,7 +11,8 @@ use Time::HiRes qw(sleep);
 
 use Faults::Wait qw(wait_until);
 
-# dir, bindir; environment => what the server is started with; conf => more lines for postgresql.conf. The folder "data" in dir is there already.
+# dir, bindir; environment => what the server is started with; conf => more lines for postgresql.conf. The folder "data" in dir
+# is there already.
 sub new {
     my ($class, %options) = @_;
     my $self = bless {%options}, $class;

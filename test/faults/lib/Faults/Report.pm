@@ -54,7 +54,8 @@ sub bar {
     my $spent = time - $self->{began};
     my $left = $self->{done} ? $spent / $self->{done} * ($self->{total} - $self->{done}) : 0;
     my ($on, $off) = $ENV{TORTURE_UTF8} ? ("\x{2588}", "\x{2591}") : ('#', '.');
-    my $counts = join ', ', map { paint($_, "$self->{count}{$_} $_") } grep { $self->{count}{$_} } qw(passed failed unknown invalid);
+    my $count = $self->{count};
+    my $counts = join ', ', map { paint($_, "$count->{$_} $_") } grep { $count->{$_} } qw(passed failed unknown invalid);
     printf "\r\e[K%s %d of %d%s, %d:%02d left  %s", $on x $full . $off x ($width - $full), $self->{done}, $self->{total},
         $counts ? ": $counts" : '', int($left / 60), $left % 60, paint('dim', join ', ', @running);
     return;
@@ -68,12 +69,13 @@ sub seconds { my ($value) = @_; return defined $value ? sprintf '%.2f', $value :
 sub finish {
     my ($self) = @_;
     $self->clear;
-    printf "\n%s\n", paint('bold', sprintf '%-28s %6s %6s %7s %6s %8s %9s %9s %11s %11s', 'fault', 'rounds', 'passed', 'unknown', 'failed',
-        'events', 'in flight', 'again', 'recovered', 'at most');
+    printf "\n%s\n", paint('bold', sprintf '%-28s %6s %6s %7s %6s %8s %9s %9s %11s %11s',
+        'fault', 'rounds', 'passed', 'unknown', 'failed', 'events', 'in flight', 'again', 'recovered', 'at most');
     my $well = 1;
     for my $name (@{ $self->{order} }) {
         my @rounds = @{ $self->{fault}{$name} };
-        my %count = map { my $verdict = $_; ($verdict => scalar grep { $_->{verdict} eq $verdict } @rounds) } qw(passed failed unknown invalid);
+        my %count = map { $_ => 0 } qw(passed failed unknown invalid);
+        $count{ $_->{verdict} }++ for @rounds;
         my @recovered = grep { defined } map { $_->{recovered} } @rounds;
         my ($events, $in_flight, $again) = (0, 0, 0);
         for my $round (@rounds) {
@@ -93,11 +95,13 @@ sub finish {
         $events += $round->{committed} // 0;
         $found{$_} += $round->{findings}{$_} for keys %{ $round->{findings} // {} };
     }
-    printf "\n%d events: %s\n", $events, join ', ', map { sprintf '%d %s', $found{$_} // 0, $_ =~ tr/_/ /r } @Faults::Checker::findings;
+    my @findings = map { sprintf '%d %s', $found{$_} // 0, $_ =~ tr/_/ /r } @Faults::Checker::findings;
+    printf "\n%d events: %s\n", $events, join ', ', @findings;
     my $spent = time - $self->{began};
     printf "%d rounds in %d:%02d: %s\n", $self->{done}, int($spent / 60), $spent % 60,
         join ', ', map { "$self->{count}{$_} $_" } qw(passed unknown failed invalid);
-    print "A round is unknown when its fault met nothing that could have broken; it counts for nothing.\n" if $self->{count}{unknown};
+    print "A round is unknown when its fault met nothing that could have broken; it counts for nothing.\n"
+        if $self->{count}{unknown};
     return $well;
 }
 

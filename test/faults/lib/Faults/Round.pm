@@ -212,7 +212,8 @@ sub go_on {
     $until = $end + 1e9 * TAIL if $until < $end + 1e9 * TAIL;
     $self->pass(0.1);
     my $before = $self->entries;
-    $self->await(sub { $self->entries > $before }, ($self->{fault}{limit} // 10) + 1) or $self->note('nothing arrives after the fault');
+    $self->await(sub { $self->entries > $before }, ($self->{fault}{limit} // 10) + 1)
+        or $self->note('nothing arrives after the fault');
     $self->pass(($until - now_ns()) / 1e9);
     return;
 }

@@ -363,7 +363,7 @@ my @faults = (
         proxy => 1,
         needs_flight => 1,
         limit => 10,
-        inject => sub { for_a_while($_[0], 'connections are refused', 0.2 + rand 1.5, sub { $_[0]{proxy}->refuse }, sub { $_[0]{proxy}->pass }) },
+        inject => sub { proxied_for_a_while($_[0], 'connections are refused', 0.2 + rand 1.5, 'refuse') },
     },
     {
         # no byte either way, and nobody says so
@@ -372,7 +372,7 @@ my @faults = (
         proxy => 1,
         needs_flight => 1,
         limit => 10,
-        inject => sub { for_a_while($_[0], 'nothing passes', 0.2 + rand 2.8, sub { $_[0]{proxy}->blackhole }, sub { $_[0]{proxy}->pass }) },
+        inject => sub { proxied_for_a_while($_[0], 'nothing passes', 0.2 + rand 2.8, 'blackhole') },
     },
     {
         name => 'replies-dribble',
@@ -381,7 +381,7 @@ my @faults = (
         limit => 10,
         inject => sub {
             my ($bytes, $round) = (1 + int rand 8, @_);
-            for_a_while($round, "replies come in pieces of $bytes", 1, sub { $round->{proxy}->dribble($bytes) }, sub { $round->{proxy}->pass });
+            proxied_for_a_while($round, "replies come in pieces of $bytes", 1, 'dribble', $bytes);
         },
     },
 
@@ -616,6 +616,11 @@ sub clock_jump {
     };
 }
 
+sub proxied_for_a_while {
+    my ($round, $what, $seconds, $how, @how) = @_;
+    return for_a_while($round, $what, $seconds, sub { $round->{proxy}->$how(@how) }, sub { $round->{proxy}->pass });
+}
+
 # Redis as a whole refuses, from one command to the next
 sub refusal {
     my ($name, $from, $to) = @_;
@@ -641,7 +646,9 @@ sub choose {
     for my $said (@words) {
         my ($word, $own) = $said =~ /^(.*?)(?:=(\d+))?$/;
         my $pattern = join '.*', map { quotemeta } split /\*/, $word, -1;
-        my @found = grep { $word eq 'all' || $_->{name} =~ /^$pattern$/ || lc $_->{row} eq lc $word || ($_->{group} // '') eq $word } @$all;
+        my @found = grep {
+            $word eq 'all' || $_->{name} =~ /^$pattern$/ || lc $_->{row} eq lc $word || ($_->{group} // '') eq $word
+        } @$all;
         die "there is no fault \"$word\"; there are:\n" . join('', map { "  $_->{row}  $_->{name}\n" } @$all) unless @found;
         push @chosen, map { { %$_, rounds => $own // $rounds } } grep { !$chosen{ $_->{name} }++ } @found;
     }

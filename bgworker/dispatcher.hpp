@@ -91,6 +91,7 @@ class dispatcher {
 
     // -- retention.cpp
     void turn_ring();
+    bool is_apart(int64 generation, int64 current);
     bool drop_partition(int64 generation, TimestampTz replaced_at);
     void hold_back(const char *reason);
     void sample();
@@ -134,6 +135,8 @@ class dispatcher {
     VirtualTransactionId *older_ = nullptr; // snapshots that were open then
     int older_count_ = 0;
     bool sampled_is_spent_ = false;
+    int64 late_generation_ = -1; // has events in batches of the current one, since before late_until_
+    TimestampTz late_until_ = 0;
     position believed_;      // up to here an entry may be in Redis already
     position marker_;        // what the marker says; ahead of the cursor while a chunk in doubt is sent again
     position heal_until_;    // up to here Redis had everything before it lost data

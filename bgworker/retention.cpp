@@ -33,10 +33,29 @@ static bool has_events_behind(int number, const stored_snapshot *snapshot) {
                           {{PG_SNAPSHOTOID, PointerGetDatum(snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}}) > 0;
 }
 
-// Events of transactions that ended only after the ring had moved on: their tick is in the next partition.
-static bool has_late_events(int sink_id, int number) {
-    const stored_snapshot *last = state::last_snapshot_in(sink_id, number);
-    return last && has_events_behind(number, last);
+// Whether this generation shares no batch with a newer one that is still needed: a place in a batch counts the events before
+// it, so what is in one batch goes together. Events of a transaction that ended only after the ring had moved on are in a batch
+// of a later generation.
+bool dispatcher::is_apart(int64 generation, int64 current) {
+    int number = static_cast<int>(generation % partitions);
+    int64 last = generation;
+    const stored_snapshot *end;
+    while ((!(end = state::last_snapshot_in(sink_id_, static_cast<int>(last % partitions))) || has_events_behind(number, end)) &&
+           last < current)
+        ++last;
+    if (last < current)
+        return is_old(state::generation_start(last + 1));
+    // In the current one: then from when they were seen to be in batches, all of them. A ring that is full could not wait for
+    // the next one.
+    if (!end || has_events_behind(number, end)) {
+        late_generation_ = -1;
+        return false;
+    }
+    if (late_generation_ != generation) {
+        late_generation_ = generation;
+        late_until_ = GetCurrentTimestamp();
+    }
+    return is_old(late_until_);
 }
 
 static VirtualTransactionId *open_snapshots(int &count) {
@@ -159,10 +178,7 @@ void dispatcher::turn_ring() {
         if (is_empty("event", number) && is_empty("tick", number))
             continue;
         TimestampTz replaced_at = state::generation_start(generation + 1);
-        if (!is_old(replaced_at))
-            break;
-        // Its late events share batches with newer ones, whose place in the batch counts them. So they go together.
-        if (has_late_events(sink_id_, number) && !is_old(state::generation_start(generation + 2)))
+        if (!is_old(replaced_at) || !is_apart(generation, current))
             break;
         if (drop_partition(generation, replaced_at) || sampled_is_spent_)
             sampled_ = {};

@@ -57,8 +57,7 @@ poll_until(sub { log_has($node, qr/LOG:  events older than outbox\.retention wer
 my $writer = OutboxTest::Session->new($node);
 $writer->say('BEGIN; SELECT load.step(900);');
 my $generation = generation();
-poll_until(sub { held_back() ne '' }, 'an open transaction holds events back');
-like(held_back(), qr/transaction/, 'stat_sink names a transaction');
+poll_until(sub { held_back() =~ /transaction/ }, 'an open transaction holds events back, and stat_sink names it');
 poll_until(sub { generation() >= $generation + 2 }, 'emission goes on to new partitions all the same');
 $writer->say('COMMIT;');
 turn('they are dropped when it has ended');
@@ -89,6 +88,24 @@ poll_until(sub { flush($node) }, 'everything is published');
 my %there = map { map { $_->[1]{aggregate_id} => 1 } $redis->entries($_) } $redis->streams;
 ok($there{a900} && $there{a901} && $there{a903} && $there{a904}, 'what late transactions had emitted is published');
 ok(!$there{a902}, 'what was rolled back is not');
+
+# One that emits into two partitions that are not neighbours: a batch that has events of both. As long as the later one is
+# there, so is the earlier one, or the place in the batch would be another.
+$writer->say('BEGIN; SELECT load.step(905);');
+$generation = generation();
+poll_until(sub { generation() >= $generation + 2 }, 'the ring turns twice under it');
+$writer->say('SELECT load.step(906); COMMIT;');
+poll_until(sub { flush($node) }, 'everything is published');
+my %places;
+poll_until(
+    sub {
+        my $place = one("SELECT position FROM outbox.event WHERE aggregate_id = 'a906'");
+        $places{$place} = 1 if $place ne '';
+        return $place eq '' && one("SELECT count(*) FROM outbox.event WHERE aggregate_id = 'a905'") == 0;
+    },
+    'both have been dropped');
+my ($entry) = grep { $_->[1]{aggregate_id} eq 'a906' } map { $redis->entries($_) } $redis->streams;
+is(join(' ', keys %places), $entry->[0], 'until a batch is dropped its events are at their places');
 
 # an old snapshot, as of a dump: nothing that it sees as unsent may go
 $writer->say('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM truth;');

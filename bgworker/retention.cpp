@@ -33,9 +33,8 @@ static bool has_events_behind(int number, const stored_snapshot *snapshot) {
                           {{PG_SNAPSHOTOID, PointerGetDatum(snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}}) > 0;
 }
 
-// Whether this generation shares no batch with a newer one that is still needed: a place in a batch counts the events before
-// it, so what is in one batch goes together. Events of a transaction that ended only after the ring had moved on are in a batch
-// of a later generation.
+// Whether this generation shares no batch with a newer one that is not old itself: a place in a batch counts the events before
+// it. Events of a transaction that ended only after the ring had moved on are in a batch of a later generation.
 bool dispatcher::is_apart(int64 generation, int64 current) {
     int number = static_cast<int>(generation % partitions);
     int64 last = generation;

@@ -288,7 +288,7 @@ class client {
         static constexpr struct {
             double upto;
             const char *kind;
-        } kinds[] = {{20, "rollback"}, {30, "savepoint"}, {33, "exception"}, {35, "prepared"}, {35.5, "timeout"}, {36, "deadlock"}};
+        } kinds[] = {{20, "rollback"}, {30, "savepoint"}, {33, "exception"}, {35, "prepared"}, {35.5, "timeout"}, {36, "deadlock"}, {41, "serializable"}};
         const double rest = random_.real() * 100;
         for (const auto &each : kinds)
             if (rest < each.upto)
@@ -348,7 +348,7 @@ class client {
         bool in_doubt = false; // COMMIT was asked for
         bool prepared = false;
         try {
-            connection_.run("BEGIN");
+            connection_.run(kind == "serializable" ? "BEGIN ISOLATION LEVEL SERIALIZABLE" : "BEGIN");
             if (kind == "async")
                 connection_.run("SET LOCAL synchronous_commit = off");
             for (std::size_t i = 0; i < events.size(); ++i) {

@@ -140,7 +140,7 @@ for my $role ('postgres', 'monitor') {
 }
 like($seen, qr/\Q$address\E/, 'the views show where Redis is');
 unlike($seen, qr/\Q$secret\E/, 'but no password');
-$seen = join "\n", map { OutboxTest::slurp_file($_) =~ tr/\0/ /r } grep { -r } glob '/proc/[0-9]*/cmdline';
+$seen = join "\n", map { (eval { OutboxTest::slurp_file($_) } // '') =~ tr/\0/ /r } glob '/proc/[0-9]*/cmdline';    # some end meanwhile
 like($seen, qr/outbox/, 'process titles are seen');
 unlike($seen, qr/\Q$secret\E/, 'and no password in them');
 

@@ -137,7 +137,8 @@ sub end_round {
         make_path("$results/evidence");
         my $place = "$results/evidence/$fault->{name}.$round->{seed}";
         remove_tree($place);
-        $verdict->{evidence} = $place if rename $dir, $place;
+        # the results may be on another file system
+        $verdict->{evidence} = $place if rename($dir, $place) || system('cp', '-a', $dir, $place) == 0;
     }
     remove_tree($dir);
     return $verdict;

@@ -301,7 +301,8 @@ bool dispatcher::next_batch() {
     if (settings::linger > 0 && !TimestampDifferenceExceeds(ticked_at_, GetCurrentTimestamp(), settings::linger)) {
         int rest = static_cast<int>(TimestampDifferenceMilliseconds(
             GetCurrentTimestamp(), TimestampTzPlusMilliseconds(ticked_at_, settings::linger)));
-        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::max(rest, 1), PG_WAIT_EXTENSION);
+        // no longer than that, though the clock may have been set back
+        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::clamp(rest, 1, settings::linger), PG_WAIT_EXTENSION);
     }
     uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
     batch_open_ = record_tick(false);

@@ -193,7 +193,7 @@ void dispatcher::fill(chunk &target) {
 }
 
 bool dispatcher::lease_is_due() const {
-    return TimestampDifferenceExceeds(leased_at_, GetCurrentTimestamp(), std::min(settings::lease_timeout / 5, 1000));
+    return TimestampDifferenceExceeds(leased_at_, steady_now(), std::min(settings::lease_timeout / 5, 1000));
 }
 
 // The marker: who writes it, the last event that is in Redis with it, how often something was repaired without moving it, and
@@ -219,7 +219,7 @@ void dispatcher::seal(chunk &target, position marker, position settled) {
         resp::append(*target.commands, "GET", marker_key_);
     });
     if (target.renews_lease)
-        leased_at_ = GetCurrentTimestamp();
+        leased_at_ = steady_now();
 }
 
 void dispatcher::accept(const chunk_entry &entry, bool duplicate) {

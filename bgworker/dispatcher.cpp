@@ -263,16 +263,16 @@ bool dispatcher::record_tick(bool only_when_full) {
     OUTBOX_CRASH_POINT("tick_recorded");
     last_ms_ = recorded_ms_ = ms;
     recorded_seq_ = seq;
-    ticked_at_ = GetCurrentTimestamp();
+    ticked_at_ = steady_now();
     return true;
 }
 
 // While the sink is down or paused, so that what piles up drains in batches of a bounded size.
 void dispatcher::record_backlog_tick() {
     if (!memory_loaded_ ||
-        !TimestampDifferenceExceeds(backlog_checked_at_, GetCurrentTimestamp(), settings::poll_interval))
+        !TimestampDifferenceExceeds(backlog_checked_at_, steady_now(), settings::poll_interval))
         return;
-    backlog_checked_at_ = GetCurrentTimestamp();
+    backlog_checked_at_ = steady_now();
     record_tick(true);
 }
 
@@ -298,11 +298,10 @@ bool dispatcher::next_batch() {
             return true;
     }
     // Many small ticks would compete with the database for its log. One that comes long after the last does not wait.
-    if (settings::linger > 0 && !TimestampDifferenceExceeds(ticked_at_, GetCurrentTimestamp(), settings::linger)) {
+    if (settings::linger > 0 && !TimestampDifferenceExceeds(ticked_at_, steady_now(), settings::linger)) {
         int rest = static_cast<int>(TimestampDifferenceMilliseconds(
-            GetCurrentTimestamp(), TimestampTzPlusMilliseconds(ticked_at_, settings::linger)));
-        // no longer than that, though the clock may have been set back
-        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::clamp(rest, 1, settings::linger), PG_WAIT_EXTENSION);
+            steady_now(), TimestampTzPlusMilliseconds(ticked_at_, settings::linger)));
+        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::max(rest, 1), PG_WAIT_EXTENSION);
     }
     uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
     batch_open_ = record_tick(false);
@@ -339,7 +338,7 @@ void dispatcher::checkpoint() {
     saved_ = cursor_;
     commit_transaction();
     OUTBOX_CRASH_POINT("cursor_written");
-    saved_at_ = GetCurrentTimestamp();
+    saved_at_ = steady_now();
     unsaved_ = false;
     pgstat_report_stat(true);
 }
@@ -354,7 +353,7 @@ void dispatcher::lose(const char *doing) {
     strlcpy(stats_.last_error, link_.error(), sizeof stats_.last_error);
     stats_.last_error_at = GetCurrentTimestamp();
     // At once, but not again and again.
-    TimestampTz now = GetCurrentTimestamp();
+    TimestampTz now = steady_now();
     bool at_once = reconnect_at_once_ && TimestampDifferenceExceeds(reconnected_at_, now, 1000);
     reconnect_at_once_ = false;
     if (at_once) {
@@ -366,7 +365,7 @@ void dispatcher::lose(const char *doing) {
     ++failures_;
     int delay =
         backoff(failures_, settings::retry_min, settings::retry_max, pg_prng_double(&pg_global_prng_state));
-    retry_at_ = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+    retry_at_ = TimestampTzPlusMilliseconds(steady_now(), delay);
     down_ = true;
     set_state(worker_state::backing_off);
     publish();
@@ -435,7 +434,7 @@ bool dispatcher::dispatch() {
         answer_flush();
         return true;
     }
-    if (unsaved_ && TimestampDifferenceExceeds(saved_at_, GetCurrentTimestamp(), checkpoint_interval))
+    if (unsaved_ && TimestampDifferenceExceeds(saved_at_, steady_now(), checkpoint_interval))
         checkpoint();
     if (!batch_open_) {
         turn_ring();
@@ -524,11 +523,11 @@ void dispatcher::run() {
         if (!memory_loaded_)
             load_memory();
         if (!link_.is_open()) {
-            TimestampTz now = GetCurrentTimestamp();
+            TimestampTz now = steady_now();
             if (now < retry_at_) {
                 record_backlog_tick();
                 wait(std::min(settings::poll_interval,
-                              static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry_at_))));
+                              static_cast<int>(TimestampDifferenceMilliseconds(now, retry_at_))));
                 continue;
             }
             connect();

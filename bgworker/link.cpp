@@ -1,6 +1,7 @@
 #include "bgworker/link.hpp"
 
 #include "bgworker/resp.hpp"
+#include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
 #include "extension/guard.hpp"
@@ -76,7 +77,7 @@ bool link::read_url(redis_url &url) {
 
 template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
     // A slow line is not a dead one, but a server that sends a byte now and then is.
-    TimestampTz began = GetCurrentTimestamp(), moved = began;
+    TimestampTz began = steady_now(), moved = began;
     std::uint64_t traffic = redis_->traffic();
     for (;;) {
         redis_->pump();
@@ -86,7 +87,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
             fail(redis_->error());
             return false;
         }
-        TimestampTz now = GetCurrentTimestamp();
+        TimestampTz now = steady_now();
         if (redis_->traffic() != traffic) {
             traffic = redis_->traffic();
             moved = now;

@@ -12,6 +12,7 @@
 #include "bgworker/reply.hpp"
 #include "bgworker/resp.hpp"
 #include "common/crash_point.hpp"
+#include "extension/clock.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
@@ -320,7 +321,7 @@ bool dispatcher::reconcile() {
         const char *marker = pnstrdup(link_.reply(1).str ? link_.reply(1).str : "", link_.reply(1).len);
         if (!may_take_over(marker, text_of(link_.reply(2)))) {
             link_.close();
-            retry_at_ = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), std::min(settings::lease_timeout / 5, 1000));
+            retry_at_ = TimestampTzPlusMilliseconds(steady_now(), std::min(settings::lease_timeout / 5, 1000));
             return false;
         }
 

@@ -159,9 +159,9 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
 
 void dispatcher::turn_ring() {
     int look_interval = std::clamp(settings::retention * 10, 200, 60000); // ms
-    if (!TimestampDifferenceExceeds(turned_at_, GetCurrentTimestamp(), look_interval))
+    if (!TimestampDifferenceExceeds(turned_at_, steady_now(), look_interval))
         return;
-    turned_at_ = GetCurrentTimestamp();
+    turned_at_ = steady_now();
     // A checkpoint is of use here once nobody's snapshot is older, so one is kept until then.
     if (sampled_.ms == 0)
         sample();

@@ -191,7 +191,7 @@ set('outbox.max_attempts', 3);
 poll_until(sub { stat_sink($node)->{dead_letters} > $dead }, 'events behind the last ID are dead letters');
 others_flow('billing', 'with a stream at its end');
 $load->stop;
-poll_until(sub { flush($node) }, 'every event is published or dead');
+wait_settled($node);
 dead_and_buried('an exhausted stream has its events as dead letters, the others everything');
 is(length_of('billing'), $in_billing + 1, 'nothing was appended to it');
 is(events_of('billing', 'dead_letter'), truth_of('billing') - $truth_of_billing, 'all of its events are dead letters');

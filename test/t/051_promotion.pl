@@ -56,6 +56,7 @@ sub fail_over {
     my $from = -s $standby->logfile;
     $standby->promote;
     poll_until(sub { workers($standby) > 0 }, "$what: the promoted server has a launcher");
+    end_prepared($standby, 'postgres', 'load-');
     run_load($standby, clients => 2, transactions => 50);
     wait_settled($standby);
 
@@ -87,6 +88,7 @@ sub fail_over {
     $primary->reload;
     poll_until(sub { stat_sink($primary)->{state} eq 'fenced' }, "$what: the old primary is fenced");
     my $before = $redis->published;
+    end_prepared($primary, 'postgres', 'load-');
     emit_some($primary, 20);
     is(flush($primary, 'postgres', '1 s'), '', "$what: what is emitted on the old primary waits");
     is($redis->published, $before, "$what: and is not sent");

@@ -179,7 +179,7 @@ ok_streams($node, $redis, 'and nothing is lost or doubled', db => 'app', ignore 
     $load->stop;
     $node->start;
     # a client that the crash met between its two phases has left rows locked
-    OutboxTest::end_prepared($node, 'app', 'load-');
+    end_prepared($node, 'app', 'load-');
     run_load($node, db => 'app', clients => 2, transactions => 20);
     wait_settled($node, 'app');
     ok_streams($node, $redis, 'settings of the database do not reach the worker, not even with a crash', db => 'app',

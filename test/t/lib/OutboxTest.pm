@@ -38,7 +38,8 @@
 #       weights => { commit => 55, multi => 10, savepoint => 10, rollback => 10, async => 10, prepared => 5 }
 #       large => 1                 percent of payloads of up to 100 kB
 #   $load->stop                ends the clients; what was not committed is not in truth
-#   $load->wait                until its transactions are done; not 0 if it failed
+#   $load->wait                until its transactions are done, for two minutes at most; not 0 if it failed
+#   end_prepared($node, $db, 'load-')   end what a load that is over left prepared: its row locks would stop the next one
 #   run_load($node, %options)  the same in the foreground: transactions => 100 unless told otherwise
 #   emit_some($node, $n, $db)  $n committed events in one transaction
 #   committed($node, $db)      how many events are in truth
@@ -67,7 +68,7 @@ use strict;
 use warnings;
 use Digest::SHA qw(sha256_hex);
 use Exporter qw(import);
-use POSIX qw(setpgid);
+use POSIX qw(setpgid WNOHANG);
 use Test::More;
 use Time::HiRes qw(sleep time);
 
@@ -79,7 +80,7 @@ use OutboxTest::Redis;
 
 our @EXPORT = qw(
     new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush wait_settled
-    start_load run_load emit_some committed
+    start_load run_load emit_some committed end_prepared
     check_streams ok_streams poll_until wait_for_streams log_has
 );
 
@@ -319,7 +320,7 @@ SQL
         setpgid(0, 0);
         @ENV{qw(PGHOST PGPORT PGAPPNAME)} = ($node->host, $node->port, 'load');
         while (1) {
-            my $status = system @command;
+            my $status = run_while_parent_lives(@command);
             POSIX::_exit($status ? 1 : 0) if $status == 0 || !$options{restart};
             # until the server is back
             sleep 0.05 until eval { end_prepared($node, $db, "load-$loads-"); 1 };
@@ -327,6 +328,19 @@ SQL
     }
     setpgid($pid, $pid);
     return OutboxTest::Load->new($pid);
+}
+
+# As system(). A test that was killed ends nothing: what it left would run on and keep its output open, for which the harness waits.
+sub run_while_parent_lives {
+    my (@command) = @_;
+    my $parent = getppid;
+    my $pid = fork // die "fork: $!";
+    if ($pid == 0) { exec @command or POSIX::_exit(127) }
+    while (waitpid($pid, WNOHANG) == 0) {
+        kill 'KILL', -$$ if getppid != $parent;
+        sleep 0.05;
+    }
+    return $?;
 }
 
 sub run_load {
@@ -481,6 +495,7 @@ sub log_has {
 package OutboxTest::Load;
 
 use POSIX qw(WNOHANG);
+use Time::HiRes qw(sleep time);
 
 my @running;
 my $owner = $$;
@@ -500,13 +515,26 @@ sub stop {
     return;
 }
 
-sub running { my ($self) = @_; return $self->{pid} && waitpid($self->{pid}, WNOHANG) == 0 }
+sub running {
+    my ($self) = @_;
+    return 0 unless $self->{pid};
+    return 1 if waitpid($self->{pid}, WNOHANG) == 0;
+    $self->{status} = $?;
+    delete $self->{pid};
+    return 0;
+}
 
 sub wait {
     my ($self) = @_;
-    my $pid = delete $self->{pid} or return;
-    waitpid $pid, 0;
-    return $?;
+    my $until = time + 120;
+    while ($self->running) {
+        if (time > $until) {
+            $self->stop;
+            die "the load has not come to its end\n";
+        }
+        sleep 0.01;
+    }
+    return $self->{status};
 }
 
 END {

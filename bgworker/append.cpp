@@ -1,5 +1,6 @@
-// Appending: events are made into chunks, and every reply to a chunk is classified before the next one goes. While Redis works
-// on one chunk, the next is read and encoded.
+// Appending: events are made into chunks, and every reply to a chunk is classified before the next one is executed. While Redis
+// works on one chunk, the next is read, encoded and sent as far as its EXEC: Redis queues it, and has it at hand when EXEC comes.
+// Up to then it has no effect, and DISCARD takes it back where the chunk before it did not go as it should.
 
 #include "bgworker/dispatcher.hpp"
 #include "bgworker/entry.hpp"
@@ -20,6 +21,8 @@ constexpr int64 far_future = INT64CONST(24) * 3600 * 1000; // ms
 constexpr char changed_marker[] = "another worker has taken the sink over, or Redis has lost data";
 
 stream_state *dispatcher::stream_of(std::string_view topic) {
+    if (last_stream_ && topic == last_stream_->name())
+        return last_stream_; // none is ever removed
     char key[max_topic_length + 1] = {};
     memcpy(key, topic.data(), std::min(topic.size(), max_topic_length));
     bool found;
@@ -28,7 +31,7 @@ stream_state *dispatcher::stream_of(std::string_view topic) {
         *stream = {};
         memcpy(stream->topic, key, sizeof key);
     }
-    return stream;
+    return last_stream_ = stream;
 }
 
 bool dispatcher::is_settled(const event_row &event) const {
@@ -139,7 +142,7 @@ void dispatcher::encode(chunk &target, const event_row &event, position where, s
     fields.occurred_at_us = unix_us(event.occurred_at);
     fields.headers = utf8(event.headers);
     fields.payload = utf8(event.payload);
-    cpp_call([&] { append_entry(*target.commands, fields); });
+    cpp_call([&] { append_entry(*target.commands, *target.answers, fields); });
     target.entries[target.count++] = {stream, where, at, *event.event_id};
 }
 
@@ -217,6 +220,16 @@ void dispatcher::seal(chunk &target, position marker, position settled) {
         resp::append(*target.commands, "EXEC");
         resp::append(*target.commands, "WATCH", marker_key_);
         resp::append(*target.commands, "GET", marker_key_);
+        std::size_t executed = static_cast<std::size_t>(target.count) + (target.renews_lease ? 2 : 1);
+        std::string &answer = *target.answer;
+        answer = "+OK\r\n";
+        for (std::size_t i = 0; i < executed; ++i)
+            answer.append("+QUEUED\r\n");
+        resp::command(answer, executed);
+        answer.append(*target.answers);
+        answer.append(target.renews_lease ? "+OK\r\n+OK\r\n" : "+OK\r\n"); // SET
+        answer.append("+OK\r\n");                                           // WATCH
+        resp::argument(answer, target.marker);
     });
     if (target.renews_lease)
         leased_at_ = steady_now();
@@ -243,7 +256,7 @@ sent dispatcher::refuse_in_queue(chunk &target) {
         const redisReply &queued = link_.reply(static_cast<std::size_t>(i) + 1);
         if (queued.type != REDIS_REPLY_ERROR || blame_for(queued.str, true) != blame::stream)
             continue;
-        const redisReply &marker = link_.reply(link_.received() - 1);
+        const redisReply &marker = link_.reply(target.replies() - 1);
         if (marker.type != REDIS_REPLY_STRING || strcmp(marker_text_, marker.str) != 0)
             break; // first of all reconcile
         stream_state *stream = target.entries[i].stream;
@@ -255,9 +268,9 @@ sent dispatcher::refuse_in_queue(chunk &target) {
         return sent::again;
     }
     // The first error is the reason; EXEC's own, where nothing else was refused.
-    const char *reason = link_.reply(link_.received() - 3).str;
-    for (std::size_t i = link_.received(); i-- > 0;)
-        if (link_.reply(i).type == REDIS_REPLY_ERROR && i + 3 != link_.received())
+    const char *reason = link_.reply(target.replies() - 3).str;
+    for (std::size_t i = target.replies(); i-- > 0;)
+        if (link_.reply(i).type == REDIS_REPLY_ERROR && i + 3 != target.replies())
             reason = link_.reply(i).str;
     link_.fail(pstrdup(reason ? reason : "unexpected reply"));
     return sent::lost;
@@ -357,15 +370,16 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
     return sent::again;
 }
 
-// What became of each entry of an executed chunk. `settled` gets those that need not be sent again.
-sent dispatcher::judge(chunk &target, bool *settled) {
-    for (std::size_t i = 0; i < link_.received(); ++i) {
+// What became of each entry of an executed chunk. `settled` gets those that need not be sent again. `queued`: a chunk behind it
+// that was taken back, and whose replies and retract()'s are the last ones.
+sent dispatcher::judge(chunk &target, bool *settled, const chunk *queued) {
+    for (std::size_t i = 0; i < target.replies(); ++i) {
         const redisReply &reply = link_.reply(i);
-        bool is_exec = i + 3 == link_.received();
+        bool is_exec = i + 3 == target.replies();
         if (reply.type == REDIS_REPLY_ERROR && !is_exec)
             return refuse_in_queue(target);
     }
-    const redisReply &exec = link_.reply(link_.received() - 3);
+    const redisReply &exec = link_.reply(target.replies() - 3);
     if (exec.type == REDIS_REPLY_NIL) {
         // Somebody else appends, or Redis has lost data: nothing of the chunk is in it.
         link_.fail(changed_marker);
@@ -379,8 +393,16 @@ sent dispatcher::judge(chunk &target, bool *settled) {
         return sent::lost;
     }
     // Before anything else is asked, which takes the replies' place.
-    const redisReply &marker = link_.reply(link_.received() - 1);
-    bool marker_is_ours = marker.type == REDIS_REPLY_STRING && strcmp(marker.str, target.marker) == 0;
+    auto says_marker = [&](const redisReply &reply) {
+        return reply.type == REDIS_REPLY_STRING && strcmp(reply.str, target.marker) == 0;
+    };
+    bool marker_is_ours = says_marker(link_.reply(target.replies() - 1));
+    if (queued) {
+        // DISCARD has ended the watch, too: the marker is seen again under a new one.
+        const redisReply &discard = link_.reply(link_.received() - 3), &watch = link_.reply(link_.received() - 2);
+        marker_is_ours = marker_is_ours && discard.type == REDIS_REPLY_STATUS && watch.type == REDIS_REPLY_STATUS &&
+                         says_marker(link_.reply(link_.received() - 1));
+    }
 
     strlcpy(marker_text_, target.marker, sizeof marker_text_);
     marker_ = std::max(marker_, target.sealed); // also when this chunk must be made again, nothing sets it back
@@ -449,11 +471,41 @@ sent dispatcher::judge(chunk &target, bool *settled) {
     return all ? sent::good : sent::again;
 }
 
-sent dispatcher::conclude(chunk &target) {
-    if (!link_.receive(target.replies()))
+// A chunk of which every answer is the best one.
+void dispatcher::adopt(chunk &target) {
+    strlcpy(marker_text_, target.marker, sizeof marker_text_);
+    for (int i = 0; i < target.count; ++i)
+        accept(target.entries[i], false);
+}
+
+// Takes back what is queued since MULTI. Three replies.
+bool dispatcher::retract() {
+    cpp_call([&] {
+        commands_->clear();
+        resp::append(*commands_, "DISCARD");
+        resp::append(*commands_, "WATCH", marker_key_);
+        resp::append(*commands_, "GET", marker_key_);
+    });
+    return link_.send(*commands_);
+}
+
+// Waits for the replies to a chunk. `queued`: the one behind it, which is sent up to its EXEC; null when it was taken back.
+sent dispatcher::conclude(chunk &target, const chunk *&queued) {
+    bool as_expected;
+    if (!link_.expect(*target.answer, as_expected))
         return sent::lost;
     bool settled[max_chunk_events] = {};
-    sent result = judge(target, settled);
+    sent result = sent::good;
+    if (as_expected) {
+        adopt(target);
+    } else {
+        if (queued && !retract())
+            return sent::lost;
+        if (!link_.receive(target.replies() + (queued ? queued->queued() + 3 : 0)))
+            return sent::lost;
+        result = judge(target, settled, queued);
+        queued = nullptr;
+    }
     if (result == sent::lost)
         return result;
     int open = 0;
@@ -487,14 +539,24 @@ sent dispatcher::run_batch() {
         chunk &filled = chunks_[next];
         TimestampTz retry = next_retry();
         bool leave = ConfigReloadPending || slot_->reload || (retry != 0 && retry <= GetCurrentTimestamp());
-        if (!leave)
+        const chunk *queued = nullptr;
+        if (!leave) {
             fill(filled);
+            if (filled.events > 0) {
+                queued = &filled;
+                if (!link_.send(*filled.commands))
+                    return sent::lost;
+                OUTBOX_CRASH_POINT("chunk_queued");
+            }
+        }
         if (flying) {
-            sent result = conclude(*flying);
+            bool none = !queued;
+            sent result = conclude(*flying, queued);
             if (result == sent::lost)
                 return result;
-            if (result == sent::again) {
-                reader_.seek(flying->begin);
+            bool taken_back = !none && !queued;
+            if (result == sent::again || taken_back) {
+                reader_.seek(result == sent::again ? flying->begin : filled.begin);
                 flying = nullptr;
                 continue;
             }
@@ -502,7 +564,7 @@ sent dispatcher::run_batch() {
         }
         if (leave)
             return sent::good;
-        if (filled.events == 0) {
+        if (!queued) {
             batch_open_ = false;
             passed_ms_ = reader_.current().ms;
             ++stats_.batches;

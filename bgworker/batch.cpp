@@ -133,8 +133,10 @@ void batch_reader::begin() { PushActiveSnapshot(GetLatestSnapshot()); }
 
 void batch_reader::end() {
     for (int i = 0; i < storage::partitions; ++i) {
-        if (slots_[i])
+        if (slots_[i]) {
             ExecDropSingleTupleTableSlot(slots_[i]);
+            table_index_fetch_end(fetches_[i]);
+        }
         slots_[i] = nullptr;
         open_[i].close();
     }
@@ -151,6 +153,7 @@ const storage::partition &batch_reader::partition(int number) {
         // It outlives the contexts that the caller resets from event to event.
         MemoryContext old = MemoryContextSwitchTo(context_);
         slots_[number] = table_slot_create(open_[number].table, nullptr);
+        fetches_[number] = table_index_fetch_begin(open_[number].table);
         MemoryContextSwitchTo(old);
     }
     return open_[number];
@@ -162,11 +165,12 @@ static std::string_view text_at(TupleTableSlot *slot, int number) {
 
 // False where the event was rolled back, or the place holds another row by now.
 bool batch_reader::fetch(const item &at, event_row &row) {
-    const storage::partition &part = partition(at.part);
+    partition(at.part);
     TupleTableSlot *slot = slots_[at.part];
     ItemPointerData tid;
     ItemPointerSet(&tid, at.block, at.offset);
-    if (!table_tuple_fetch_row_version(part.table, &tid, GetActiveSnapshot(), slot))
+    bool again = false;
+    if (!table_index_fetch_tuple(fetches_[at.part], &tid, GetActiveSnapshot(), slot, &again, nullptr))
         return false;
     slot_getallattrs(slot);
     Datum *values = slot->tts_values;

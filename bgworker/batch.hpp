@@ -80,6 +80,7 @@ class batch_reader {
     Oid files_[storage::partitions] = {}; // the table's file when it was collected; VACUUM FULL makes another
     storage::partition open_[storage::partitions];
     TupleTableSlot *slots_[storage::partitions] = {};
+    IndexFetchTableData *fetches_[storage::partitions] = {}; // each keeps its last page at hand: the next event is on it, mostly
     TupleTableSlot *slot_ = nullptr; // of the event that next() gave
 };
 

@@ -24,7 +24,9 @@ struct chunk_entry {
 };
 
 struct chunk {
-    std::string *commands = nullptr; // lives as long as the process
+    std::string *commands = nullptr; // these live as long as the process
+    std::string *answers = nullptr;  // to the entries, inside EXEC's, when all goes well
+    std::string *answer = nullptr;   // to the whole chunk
     chunk_entry entries[max_chunk_events];
     int count = 0;               // entries to be sent
     int events = 0;              // events covered, with those that need not be sent
@@ -36,12 +38,13 @@ struct chunk {
 
     void clear() {
         commands->clear();
+        answers->clear();
         count = events = 0;
         renews_lease = false;
     }
     bool full() const { return count == max_chunk_events || commands->size() >= max_chunk_bytes; }
-    // Replies: MULTI, the entries, SET, perhaps the lease, EXEC, WATCH, GET.
-    std::size_t replies() const { return static_cast<std::size_t>(count) + (renews_lease ? 6 : 5); }
+    std::size_t queued() const { return static_cast<std::size_t>(count) + 1; } // replies to MULTI and the entries
+    std::size_t replies() const { return queued() + (renews_lease ? 5 : 4); }  // and to SET, perhaps the lease, EXEC, WATCH, GET
 };
 
 } // namespace outbox

@@ -37,7 +37,7 @@ dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(
     cpp_call([this] {
         commands_ = new std::string;
         for (chunk *each : {&chunks_[0], &chunks_[1], &hold_chunk_})
-            each->commands = new std::string;
+            each->commands = new std::string, each->answers = new std::string, each->answer = new std::string;
     });
     stats_.since = GetCurrentTimestamp();
     measured_at_ = stats_.since;
@@ -456,11 +456,7 @@ void dispatcher::wait(int ms) {
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
     if (link_.is_open())
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
-    int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | (link_.fd() >= 0 ? WL_SOCKET_READABLE : 0);
-    int result = WaitLatchOrSocket(MyLatch, events, link_.fd() >= 0 ? link_.fd() : PGINVALID_SOCKET,
-                                   std::max(ms, 1), PG_WAIT_EXTENSION);
-    if (result & WL_LATCH_SET)
-        ResetLatch(MyLatch);
+    link_.wait_for_latch(std::max(ms, 1));
 }
 
 void dispatcher::rest() {

@@ -53,8 +53,10 @@ class dispatcher {
     void encode(chunk &target, const event_row &event, position where, stream_state *stream, position at);
     void begin(chunk &target);
     void seal(chunk &target, position marker, position settled);
-    sent conclude(chunk &target);
-    sent judge(chunk &target, bool *settled);
+    sent conclude(chunk &target, const chunk *&queued);
+    sent judge(chunk &target, bool *settled, const chunk *queued = nullptr);
+    void adopt(chunk &target);
+    bool retract();
     sent refuse_in_queue(chunk &target);
     sent verify(chunk &target, const bool *rejected, bool *settled);
     void accept(const chunk_entry &entry, bool duplicate);
@@ -122,6 +124,7 @@ class dispatcher {
     std::string *commands_ = nullptr;
 
     HTAB *streams_ = nullptr;
+    stream_state *last_stream_ = nullptr; // that was asked for: mostly the next one, too
     int held_streams_ = 0;
     HTAB *settled_ = nullptr; // events that are placed or dead: never sent
     bool any_moves_ = false;

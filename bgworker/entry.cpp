@@ -11,38 +11,41 @@ static void append_key(std::string &commands, std::string_view topic) {
     commands.append("outbox:{").append(topic).append("}\r\n");
 }
 
-static void append_position(std::string &commands, position at) {
-    char text[position_text_size];
-    resp::argument(commands, std::string_view(text, print(at, text)));
-}
+void append_entry(std::string &commands, std::string &answers, const entry_fields &fields) {
+    char id_text[position_text_size], version_text[16], uuid_text[36], time_text[32];
+    std::string_view id(id_text, print(fields.at, id_text));
+    print_uuid(fields.event_id, uuid_text);
+    auto version_end = std::to_chars(version_text, version_text + sizeof version_text, fields.version).ptr;
 
-void append_entry(std::string &commands, const entry_fields &fields) {
-    resp::command(commands, fields.must_exist ? 20 : 19);
-    resp::argument(commands, "XADD");
-    append_key(commands, fields.topic);
+    constexpr std::size_t fixed = 512; // all that is not from the event, with room to spare
+    resp::writer out(commands, fixed + fields.topic.size() + fields.event_type.size() + fields.aggregate_type.size() +
+                                   fields.aggregate_id.size() + fields.headers.size() + fields.payload.size());
+    out.raw(fields.must_exist ? "*20\r\n$4\r\nXADD\r\n" : "*19\r\n$4\r\nXADD\r\n");
+    out.header('$', fields.topic.size() + 9);
+    out.raw("outbox:{");
+    out.raw(fields.topic);
+    out.raw("}\r\n");
     if (fields.must_exist)
-        resp::argument(commands, "NOMKSTREAM");
-    append_position(commands, fields.at);
+        out.raw("$10\r\nNOMKSTREAM\r\n");
+    out.argument(id);
+    out.raw("$8\r\nevent_id\r\n$36\r\n");
+    out.raw({uuid_text, sizeof uuid_text});
+    out.raw("\r\n$10\r\nevent_type\r\n");
+    out.argument(fields.event_type);
+    out.raw("$14\r\naggregate_type\r\n");
+    out.argument(fields.aggregate_type);
+    out.raw("$12\r\naggregate_id\r\n");
+    out.argument(fields.aggregate_id);
+    out.raw("$7\r\nversion\r\n");
+    out.argument({version_text, static_cast<std::size_t>(version_end - version_text)});
+    out.raw("$11\r\noccurred_at\r\n");
+    out.argument({time_text, print_rfc3339(fields.occurred_at_us, time_text)});
+    out.raw("$7\r\nheaders\r\n");
+    out.argument(fields.headers);
+    out.raw("$7\r\npayload\r\n");
+    out.argument(fields.payload);
 
-    char text[64];
-    print_uuid(fields.event_id, text);
-    commands.append("$8\r\nevent_id\r\n");
-    resp::argument(commands, std::string_view(text, 36));
-    commands.append("$10\r\nevent_type\r\n");
-    resp::argument(commands, fields.event_type);
-    commands.append("$14\r\naggregate_type\r\n");
-    resp::argument(commands, fields.aggregate_type);
-    commands.append("$12\r\naggregate_id\r\n");
-    resp::argument(commands, fields.aggregate_id);
-    commands.append("$7\r\nversion\r\n");
-    auto end = std::to_chars(text, text + sizeof text, fields.version).ptr;
-    resp::argument(commands, std::string_view(text, static_cast<std::size_t>(end - text)));
-    commands.append("$11\r\noccurred_at\r\n");
-    resp::argument(commands, std::string_view(text, print_rfc3339(fields.occurred_at_us, text)));
-    commands.append("$7\r\nheaders\r\n");
-    resp::argument(commands, fields.headers);
-    commands.append("$7\r\npayload\r\n");
-    resp::argument(commands, fields.payload);
+    resp::argument(answers, id);
 }
 
 void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count) {
@@ -62,11 +65,9 @@ void append_xinfo(std::string &commands, std::string_view topic) {
     append_key(commands, topic);
 }
 
-static void digits(char *text, std::int64_t value, int width) noexcept {
-    for (int i = width - 1; i >= 0; --i) {
-        text[i] = static_cast<char>('0' + value % 10);
-        value /= 10;
-    }
+static void two_digits(char *text, unsigned value) noexcept {
+    text[0] = static_cast<char>('0' + value / 10);
+    text[1] = static_cast<char>('0' + value % 10);
 }
 
 std::size_t print_rfc3339(std::int64_t unix_us, char *text) noexcept {
@@ -87,14 +88,19 @@ std::size_t print_rfc3339(std::int64_t unix_us, char *text) noexcept {
     std::int64_t day = doy - (153 * mp + 2) / 5 + 1;
     std::int64_t month = mp < 10 ? mp + 3 : mp - 9;
     std::int64_t year = yoe + era * 400 + (month <= 2 ? 1 : 0);
+    auto pair = [text](int at, std::int64_t value) { two_digits(text + at, static_cast<unsigned>(value)); };
     std::memcpy(text, "0000-00-00T00:00:00.000000Z", 27);
-    digits(text, year, 4);
-    digits(text + 5, month, 2);
-    digits(text + 8, day, 2);
-    digits(text + 11, rest / INT64_C(3600000000), 2);
-    digits(text + 14, rest / 60000000 % 60, 2);
-    digits(text + 17, rest / 1000000 % 60, 2);
-    digits(text + 20, rest % 1000000, 6);
+    auto seconds = static_cast<unsigned>(rest / 1000000), micros = static_cast<unsigned>(rest % 1000000);
+    pair(0, year / 100);
+    pair(2, year % 100);
+    pair(5, month);
+    pair(8, day);
+    pair(11, seconds / 3600);
+    pair(14, seconds / 60 % 60);
+    pair(17, seconds % 60);
+    pair(20, micros / 10000);
+    pair(22, micros / 100 % 100);
+    pair(24, micros % 100);
     return 27;
 }
 

@@ -21,8 +21,8 @@ struct entry_fields {
     std::string_view headers, payload;
 };
 
-// XADD outbox:{topic} [NOMKSTREAM] <at> and the eight fields, in their order.
-void append_entry(std::string &commands, const entry_fields &fields);
+// XADD outbox:{topic} [NOMKSTREAM] <at> and the eight fields, in their order; to `answers`, what Redis says when it has done it.
+void append_entry(std::string &commands, std::string &answers, const entry_fields &fields);
 
 void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count);
 void append_xinfo(std::string &commands, std::string_view topic);

@@ -24,6 +24,9 @@ void link::fail(const char *reason) {
 }
 
 void link::close() {
+    if (events_)
+        FreeWaitEventSet(events_);
+    events_ = nullptr;
     if (redis_)
         redis_->close();
     if (replies_)
@@ -75,6 +78,40 @@ bool link::read_url(redis_url &url) {
     return good;
 }
 
+constexpr int socket_event = 2; // its place among the events
+
+static WaitEventSet *create_events(int fd) {
+#if PG_VERSION_NUM >= 170000
+    WaitEventSet *events = CreateWaitEventSet(nullptr, 3);
+#else
+    WaitEventSet *events = CreateWaitEventSet(TopMemoryContext, 3);
+#endif
+    AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, nullptr);
+    AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, nullptr, nullptr);
+    AddWaitEventToSet(events, WL_SOCKET_READABLE, fd, nullptr, nullptr);
+    return events;
+}
+
+void link::wait_for_events(bool writeable, int ms) {
+    int fd = redis_ && redis_->is_open() ? redis_->fd() : -1;
+    uint32 wanted = WL_SOCKET_READABLE | (writeable ? WL_SOCKET_WRITEABLE : 0);
+    int happened;
+    if (fd >= 0 && redis_->ready()) {
+        if (!events_)
+            events_ = create_events(fd);
+        ModifyWaitEvent(events_, socket_event, wanted, nullptr);
+        WaitEvent event;
+        happened = WaitEventSetWait(events_, ms, &event, 1, PG_WAIT_EXTENSION) > 0 ? static_cast<int>(event.events) : 0;
+    } else { // while it is connecting, the socket may become another one at any time
+        happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | (fd >= 0 ? wanted : 0),
+                                     fd >= 0 ? fd : PGINVALID_SOCKET, ms, PG_WAIT_EXTENSION);
+    }
+    if (happened & WL_LATCH_SET)
+        ResetLatch(MyLatch);
+}
+
+void link::wait_for_latch(int ms) { wait_for_events(false, ms); }
+
 template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
     // A slow line is not a dead one, but a server that sends a byte now and then is.
     TimestampTz began = steady_now(), moved = began;
@@ -97,15 +134,8 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
             fail(timed_out);
             return false;
         }
-        int fd = redis_->fd();
-        int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-        if (fd >= 0)
-            events |= WL_SOCKET_READABLE | (redis_->wants_write() ? WL_SOCKET_WRITEABLE : 0);
         // While a name is looked up there is no one socket to wait for.
-        int result = WaitLatchOrSocket(MyLatch, events, fd >= 0 ? fd : PGINVALID_SOCKET, fd >= 0 ? reaction : 10,
-                                       PG_WAIT_EXTENSION);
-        if (result & WL_LATCH_SET)
-            ResetLatch(MyLatch);
+        wait_for_events(redis_->wants_write(), redis_->fd() >= 0 ? reaction : 10);
         CHECK_FOR_INTERRUPTS();
         // A new configuration must not wait for a Redis that hangs: the old address may be the reason.
         if (ConfigReloadPending && timeout > reaction && !redis_->ready()) {
@@ -187,6 +217,16 @@ bool link::receive(std::size_t count) {
     const redisReply &last = *replies_->back();
     fail(last.type == REDIS_REPLY_ERROR ? pstrdup(last.str) : redis_->error());
     return false;
+}
+
+bool link::expect(std::string_view answer, bool &as_expected) {
+    replies_->clear();
+    auto said = redis_connection::answer::incomplete;
+    auto decided = [&] { return (said = redis_->take(answer)) != redis_connection::answer::incomplete; };
+    if (!wait(decided, settings::response_timeout, "no answer in time"))
+        return false;
+    as_expected = said == redis_connection::answer::equals;
+    return true;
 }
 
 bool link::ask(std::string &commands, std::size_t count) { return send(commands) && receive(count); }

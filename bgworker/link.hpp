@@ -24,6 +24,9 @@ class link {
     // Waits for `count` replies to what was sent; they stay until the next call. False where the connection is lost or
     // nothing came for outbox.response_timeout.
     bool receive(std::size_t count);
+
+    // Waits for `answer`, byte for byte. Where something else comes, `as_expected` is false and receive() gets it all.
+    bool expect(std::string_view answer, bool &as_expected);
     const redisReply &reply(std::size_t i) const { return *(*replies_)[i]; }
     std::size_t received() const { return replies_->size(); }
 
@@ -32,16 +35,20 @@ class link {
 
     // What came without being asked for: a closed connection, mostly. False where it is lost.
     bool check_idle();
-    int fd() const { return is_open() ? redis_->fd() : -1; }
+
+    // Waits until something comes, the latch is set or the time is over, for whoever waits with a connection that is at rest.
+    void wait_for_latch(int ms);
 
     void fail(const char *reason);
 
   private:
     bool read_url(redis_url &url);
+    void wait_for_events(bool writeable, int ms);
     template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
 
     redis_connection *redis_ = nullptr; // lives as long as the process: errors jump past destructors
     std::vector<reply_pointer> *replies_ = nullptr;
+    WaitEventSet *events_ = nullptr; // of an open connection: making one for every wait costs as much as the wait
     char endpoint_[160] = "";
     char error_[256] = "";
 };

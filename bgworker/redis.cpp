@@ -38,6 +38,7 @@ void redis_connection::close() noexcept {
     if (reader_)
         redisReaderFree(reader_);
     reader_ = nullptr;
+    in_.clear();
     out_.clear();
     written_ = 0;
     phase_ = phase::closed;
@@ -222,18 +223,14 @@ void redis_connection::write_some() noexcept {
 }
 
 void redis_connection::read_some() noexcept {
-    char buffer[16384];
+    char buffer[65536];
     for (;;) {
         ssize_t count = ::recv(fd_, buffer, sizeof buffer, 0);
         if (count > 0) {
             traffic_ += static_cast<std::uint64_t>(count);
-            if (redisReaderFeed(reader_, buffer, static_cast<std::size_t>(count)) != REDIS_OK)
-                return fail(std::string(reader_->errstr).c_str());
-            if (reader_->len > max_unread)
+            in_.append(buffer, static_cast<std::size_t>(count));
+            if (in_.size() > max_unread)
                 return fail("the reply is too large");
-            // Whatever comes next begins with a short line. hiredis would look for its end from the start each time.
-            if (reader_->len - reader_->pos > max_line && !std::memchr(reader_->buf + reader_->pos, '\r', max_line))
-                return fail("protocol error: a line without an end");
             if (static_cast<std::size_t>(count) < sizeof buffer)
                 return;
             continue;
@@ -248,8 +245,44 @@ void redis_connection::read_some() noexcept {
     }
 }
 
+redis_connection::answer redis_connection::take(std::string_view expected) noexcept {
+    if (!reader_ || reader_->pos < reader_->len)
+        return answer::differs; // part of a reply is with the reader
+    std::size_t common = std::min(in_.size(), expected.size());
+    if (std::memcmp(in_.data(), expected.data(), common) != 0)
+        return answer::differs;
+    if (common < expected.size())
+        return answer::incomplete;
+    in_.erase(0, common);
+    return answer::equals;
+}
+
+bool redis_connection::feed() noexcept {
+    constexpr std::size_t step = 16384;
+    for (std::size_t from = 0; from < in_.size(); from += step) {
+        std::size_t size = std::min(step, in_.size() - from);
+        if (redisReaderFeed(reader_, in_.data() + from, size) != REDIS_OK) {
+            fail(std::string(reader_->errstr).c_str());
+            return false;
+        }
+    }
+    in_.clear();
+    if (reader_->len > max_unread) {
+        fail("the reply is too large");
+        return false;
+    }
+    // Whatever comes next begins with a short line. hiredis would look for its end from the start each time.
+    if (reader_->len - reader_->pos > max_line && !std::memchr(reader_->buf + reader_->pos, '\r', max_line)) {
+        fail("protocol error: a line without an end");
+        return false;
+    }
+    return true;
+}
+
 reply_pointer redis_connection::next_reply() noexcept {
     if (!reader_ || !(ready() || failed()))
+        return nullptr;
+    if (!in_.empty() && !feed())
         return nullptr;
     void *reply = nullptr;
     if (redisReaderGetReply(reader_, &reply) != REDIS_OK) {

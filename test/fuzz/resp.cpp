@@ -37,9 +37,9 @@ int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
     fields.headers = part[4];
     fields.payload = part[5];
 
-    std::string out;
+    std::string out, answers;
     outbox::resp::append(out, "ECHO", fields.payload);
-    outbox::append_entry(out, fields);
+    outbox::append_entry(out, answers, fields);
     outbox::append_xrange(out, fields.topic, fields.headers, fields.payload, 7);
     outbox::append_xinfo(out, fields.topic);
 

@@ -38,8 +38,8 @@ entry_fields some_entry() {
 }
 
 command encoded(const entry_fields &fields) {
-    std::string text;
-    append_entry(text, fields);
+    std::string text, answers;
+    append_entry(text, answers, fields);
     std::vector<command> commands;
     EXPECT_TRUE(parse_commands(text, commands)) << text;
     return commands.size() == 1 ? commands[0] : command();

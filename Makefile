@@ -1,14 +1,14 @@
-# outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo`, `make check` and `make torture` set up
-# all they need.
+# outbox: `make && make install` builds the extension against any PG_CONFIG; `make demo`, `make check`, `make torture`
+# and `make bench` set up all they need.
 
-ifneq ($(filter demo check check-versions check-fuzz check-sanitizers torture torture-mutants,$(MAKECMDGOALS)),)
+ifneq ($(filter demo check check-versions check-fuzz check-sanitizers torture torture-mutants bench,$(MAKECMDGOALS)),)
 
 # With the set-up: these install what is missing, build, install the extension and run. Kept from PGXS, whose own `check`
 # only says that it is not supported.
-demo check check-versions check-fuzz check-sanitizers torture torture-mutants:
+demo check check-versions check-fuzz check-sanitizers torture torture-mutants bench:
 	@scripts/$@
 
-.PHONY: demo check check-versions check-fuzz check-sanitizers torture torture-mutants
+.PHONY: demo check check-versions check-fuzz check-sanitizers torture torture-mutants bench
 
 else
 

@@ -1,0 +1,5 @@
+# Pictures by gnuplot.
+package Bench::Plot;
+use strict;
+use warnings;
+1;

@@ -1,0 +1,199 @@
+# Keeps the figures of every run as lines of JSON, and makes RESULTS.md of all that are there: medians with their spread, each
+# beside its reference of the same runs, and whether the goal is met.
+package Bench::Report;
+
+use strict;
+use warnings;
+use JSON::PP ();
+use POSIX qw(strftime);
+
+# dir => where figures.jsonl is; rows => every row that there is
+sub new {
+    my ($class, %options) = @_;
+    my $self = bless {%options, figures => []}, $class;
+    if (open my $file, '<', "$self->{dir}/figures.jsonl") {
+        push @{ $self->{figures} }, map { JSON::PP::decode_json($_) } readline $file;
+    }
+    return $self;
+}
+
+sub key { my ($row) = @_; return ref($row) =~ s/^.*:://r }
+
+# What was measured of it before.
+sub forget {
+    my ($self, $row) = @_;
+    @{ $self->{figures} } = grep { $_->{row} ne key($row) } @{ $self->{figures} };
+    return;
+}
+
+sub add {
+    my ($self, $row, $figures, %about) = @_;
+    push @{ $self->{figures} }, { row => key($row), figures => $figures, at => strftime('%Y-%m-%d %H:%M', gmtime),
+        version => $ENV{BENCH_VERSION} // '', %about };
+    $self->save;
+    return;
+}
+
+sub save {
+    my ($self) = @_;
+    my $path = "$self->{dir}/figures.jsonl";
+    my $json = JSON::PP->new->canonical;
+    open my $file, '>', "$path.new" or die "$path: $!\n";
+    print $file $json->encode($_), "\n" for @{ $self->{figures} };
+    close $file or die "$path: $!\n";
+    rename "$path.new", $path or die "$path: $!\n";
+    return;
+}
+
+sub runs_of { my ($self, $row) = @_; return grep { $_->{row} eq key($row) } @{ $self->{figures} } }
+
+# numbers
+
+sub median {
+    my @sorted = sort { $a <=> $b } @_;
+    return undef unless @sorted;
+    my $middle = int(@sorted / 2);
+    return @sorted % 2 ? $sorted[$middle] : ($sorted[ $middle - 1 ] + $sorted[$middle]) / 2;
+}
+
+# { median, min, max, count } of a figure, or of its ratio to another in the same run; undef when no run has it
+sub spread {
+    my ($self, $row, $name, $reference) = @_;
+    my @values;
+    for my $run ($self->runs_of($row)) {
+        my $figures = $run->{figures};
+        next unless defined $figures->{$name};
+        if (!defined $reference) { push @values, $figures->{$name} }
+        elsif ($figures->{$reference}) { push @values, $figures->{$name} / $figures->{$reference} }
+    }
+    return undef unless @values;
+    my @sorted = sort { $a <=> $b } @values;
+    return { median => median(@values), min => $sorted[0], max => $sorted[-1], count => scalar @values };
+}
+
+# as few digits as say something: 1,234,567; 12.3; 0.123
+sub plain {
+    my ($number) = @_;
+    return "$number" unless $number =~ /^-?[0-9.]+(e[-+]?\d+)?$/i;
+    return '0' if $number == 0;
+    my $size = abs $number;
+    my $text = $size >= 100 ? sprintf('%.0f', $number) : $size >= 10 ? sprintf('%.1f', $number)
+        : $size >= 0.1 ? sprintf('%.2f', $number) : sprintf('%.2g', $number);
+    $text = sprintf '%d', $number if $number == int $number && $size < 100;
+    1 while $text =~ s/^(-?\d+)(\d{3})/$1,$2/;
+    return $text;
+}
+
+sub show {
+    my ($spread, $scale) = @_;
+    return '–' unless $spread;
+    $scale //= 1;
+    my ($median, $min, $max) = map { plain($_ * $scale) } @$spread{qw(median min max)};
+    return $median if $spread->{count} == 1 || $min eq $max;
+    return "$median ($min … $max)";
+}
+
+# What is to be said of a line: { what, figure, reference, ratio, goal, met }
+sub judge {
+    my ($self, $row, $line) = @_;
+    my $own = $self->spread($row, $line->{figure}) or return undef;
+    my $reference = $line->{reference} ? $self->spread($row, $line->{reference}) : undef;
+    my $ratio = $line->{reference} ? $self->spread($row, $line->{figure}, $line->{reference}) : undef;
+    my $unit = $line->{unit} ? " $line->{unit}" : '';
+    my $scale = $line->{scale} // 1;
+    my $judged = $ratio ? $ratio->{median} : $own->{median} * $scale;
+    my ($goal, $met) = ('', '');
+    for ([ 'at_least', '≥', sub { $judged >= $_[0] } ], [ 'at_most', '≤', sub { $judged <= $_[0] } ]) {
+        my ($name, $sign, $holds) = @$_;
+        next unless defined $line->{$name};
+        $goal = "$sign $line->{$name}" . ($ratio ? ' ×' : $unit);
+        $met = $line->{reference} && !$ratio ? '' : $holds->($line->{$name}) ? 'yes' : '**no**';
+    }
+    return {
+        what => $line->{what}, figure => show($own, $scale) . $unit,
+        reference => $reference ? ($line->{reference_is} ? "$line->{reference_is}: " : '') . show($reference, $scale) : '',
+        ratio => $ratio ? show($ratio) : '', goal => $goal, met => $met,
+    };
+}
+
+my @columns = ([ what => '' ], [ figure => 'measured' ], [ reference => 'reference' ], [ ratio => 'ratio' ],
+    [ goal => 'goal' ], [ met => 'met' ]);
+
+sub lines_of {
+    my ($self, $row, $number) = @_;
+    return grep { defined } map { $self->judge($row, $_) }
+        grep { !defined $number || ($_->{row} // ($row->numbers)[0]) == $number } $row->lines;
+}
+
+# for a terminal
+sub text {
+    my ($self, $row) = @_;
+    my $text = '';
+    for my $line ($self->lines_of($row)) {
+        my $met = $line->{met} =~ s/\*//gr;
+        $text .= sprintf "  %s: %s%s%s%s\n", $line->{what}, $line->{figure},
+            $line->{reference} ne '' ? "; $line->{reference}; ratio $line->{ratio}" : '',
+            $line->{goal} ne '' ? "; goal $line->{goal}" : '', $met ne '' ? "; met: $met" : '';
+    }
+    return $text;
+}
+
+sub table {
+    my @lines = @_;
+    my @used = grep { my $name = $_->[0]; grep { $_->{$name} ne '' } @lines } @columns;
+    my $text = '| ' . join(' | ', map { $_->[1] } @used) . " |\n" . '|' . join('|', map { ' --- ' } @used) . "|\n";
+    $text .= '| ' . join(' | ', map { $_ } @$_{ map { $_->[0] } @used }) . " |\n" for @lines;
+    return $text;
+}
+
+# the machine
+
+sub first_line { my ($command) = @_; my $line = `$command 2>/dev/null`; $line //= ''; $line =~ s/\n.*//s; return $line }
+
+sub machine {
+    my %cpu = `lscpu 2>/dev/null` =~ /^([^:\n]+):\s+(.+)$/mg;
+    my ($memory) = (Bench::Context::slurp('/proc/meminfo') =~ /^MemTotal:\s+(\d+)/m);
+    my ($system) = (Bench::Context::slurp('/etc/os-release') =~ /^PRETTY_NAME="?([^"\n]+)/m);
+    my $processor = join ' ', grep { defined } $cpu{'Model name'} // 'unknown processor',
+        $cpu{'Hypervisor vendor'} ? "(a virtual machine, $cpu{'Hypervisor vendor'})" : undef;
+    my $redis = first_line('redis-server --version || valkey-server --version') =~ s/ sha=.*//r;
+    my @versions = (first_line(($ENV{PG_CONFIG} // 'pg_config') . ' --version'), $redis, first_line('g++ --version'),
+        'node ' . first_line('node --version'));
+    return sprintf("- %s, %s cores, %.0f GB of memory; Linux %s; %s\n- %s\n", $processor, $cpu{'CPU(s)'} // '?', $memory / 1024 / 1024,
+        (POSIX::uname())[2], $system // '', join '; ', grep { /\d/ } @versions);
+}
+
+sub write {
+    my ($self) = @_;
+    my @measured = grep { $self->runs_of($_) } @{ $self->{rows} };
+    return unless @measured;
+    my (%dates, %versions);
+    for (@{ $self->{figures} }) { $dates{ substr $_->{at}, 0, 10 } = 1; $versions{ $_->{version} } = 1 }
+    my @runs = sort { $a <=> $b } map { scalar $self->runs_of($_) } @measured;
+    my $text = "# Measured\n\nEverything here was measured by `make bench`, each figure beside its reference in the same run on the same "
+        . "servers, one after the other, with nothing else running. A figure is the median of "
+        . ($runs[0] == $runs[-1] ? $runs[0] : "$runs[0] to $runs[-1]")
+        . " runs, with the least and the greatest in brackets; a ratio is the median of the runs' ratios. What it means and how it was done is below each table.\n\n"
+        . machine() . '- outbox ' . join(', ', sort keys %versions) . ', measured ' . join(', ', sort keys %dates) . "\n\n"
+        . Bench::Context::slurp("$self->{about}");
+    my %sections;
+    for my $row (@measured) {
+        for my $number ($row->numbers) {
+            my @lines = $self->lines_of($row, $number) or next;
+            my $notes = $row->notes->{$number};
+            my $section = "## $number. " . $row->titles->{$number} . "\n\n" . table(@lines) . "\n" . ($notes ? "$notes\n" : '');
+            $sections{$number} = $section;
+        }
+        my $figure = sub { my $spread = $self->spread($row, $_[0]); return $spread ? $spread->{median} : undef };
+        my ($number) = $row->numbers;
+        $sections{$number} .= "![$_->{alt}]($_->{file})\n\n" for $row->plots($figure, $self->{dir});
+    }
+    $text .= $sections{$_} for sort { $a <=> $b } keys %sections;
+    $text =~ s/\n+\z/\n/;
+    open my $file, '>', "$self->{dir}/RESULTS.md" or die "RESULTS.md: $!\n";
+    print $file $text;
+    close $file or die "RESULTS.md: $!\n";
+    return;
+}
+
+1;

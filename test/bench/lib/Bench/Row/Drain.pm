@@ -1,0 +1,58 @@
+# A backlog that was committed while the sink was paused, from outbox.resume() to the last entry in the stream; next to it the wire,
+# to the same Redis, right before. And what the worker needs for it: time of the processor, and memory.
+package Bench::Row::Drain;
+
+use strict;
+use warnings;
+use parent 'Bench::Row';
+
+use Bench::Backlog;
+use Bench::Servers;
+
+use constant STREAM => 'outbox:{billing}';
+
+sub numbers { return (1, 9) }
+
+sub titles {
+    return { 1 => 'Drain of a backlog', 9 => 'What the worker needs while it drains' };
+}
+
+sub measure {
+    my ($self, $ctx, $run) = @_;
+    my %figures;
+    my $servers = $ctx->servers;
+    Bench::Backlog::prepare($ctx, $servers);
+    for my $transport (qw(unix tcp)) {
+        $servers->reset_outbox(transport => $transport);
+        $ctx->say("$transport: the wire");
+        my $wire = $ctx->program('wire', '--events', $ctx->events,
+            '--redis', $transport eq 'tcp' ? $servers->redis_port : $servers->redis_socket);
+        my $length = $servers->redis('XLEN', STREAM);
+        die "the wire left $length entries\n" if $length != $ctx->events;
+        $figures{"${transport}_wire"} = $wire->{rate};
+        $figures{"${transport}_wire_cpu_us"} = $wire->{cpu_us};
+        my $drained = Bench::Backlog::drain($ctx, $servers, events => $ctx->events, transport => $transport);
+        $figures{"${transport}_$_"} = $drained->{$_} for keys %$drained;
+    }
+    if ($ctx->big) {
+        my $drained = Bench::Backlog::drain($ctx, $servers, events => 10 * $ctx->events, transport => 'unix');
+        $figures{"big_$_"} = $drained->{$_} for keys %$drained;
+    }
+    $servers->stop;
+    return \%figures;
+}
+
+sub lines {
+    return (
+        { what => 'drain, unix socket', figure => 'unix_rate', reference => 'unix_wire', reference_is => 'the wire', unit => 'events/s', at_least => 0.85 },
+        { what => 'drain, TCP', figure => 'tcp_rate', reference => 'tcp_wire', reference_is => 'the wire', unit => 'events/s', at_least => 0.85 },
+        { what => 'ten times the backlog, unix socket', figure => 'big_rate', reference => 'unix_rate', reference_is => 'the backlog itself', unit => 'events/s', at_least => 0.8 },
+        { row => 9, what => 'worker, unix socket', figure => 'unix_worker_cpu_us', unit => 'µs of CPU an event', at_most => 0.6 },
+        { row => 9, what => 'worker, TCP', figure => 'tcp_worker_cpu_us', unit => 'µs of CPU an event', at_most => 0.6 },
+        { row => 9, what => 'Redis, unix socket', figure => 'unix_redis_busy', unit => 'of a core' },
+        { row => 9, what => "worker's own memory at the most, backlog", figure => 'unix_rss', scale => 1 / 1024 / 1024, unit => 'MB' },
+        { row => 9, what => "worker's own memory at the most, ten times the backlog", figure => 'big_rss', reference => 'unix_rss', reference_is => 'the backlog itself', scale => 1 / 1024 / 1024, unit => 'MB', at_most => 1.1 },
+    );
+}
+
+1;

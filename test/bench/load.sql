@@ -21,3 +21,12 @@ BEGIN
     END LOOP;
 END
 $$;
+
+-- what is changed when an event is emitted
+CREATE TABLE bench.invoice (
+    id bigserial PRIMARY KEY,
+    number bigint NOT NULL,
+    customer text NOT NULL,
+    amount numeric NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);

@@ -13,7 +13,10 @@ class options {
         std::string help = std::string(about) + "\n\n";
         for (auto each = known.begin(); each != known.end(); each += 3) {
             values_[each[0]] = each[1];
-            help += "  --" + std::string(each[0]) + (each[1][0] ? " " + std::string(each[1]) : "") + "\t" + each[2] + "\n";
+            help.append("  --").append(each[0]).append("\t").append(each[2]);
+            if (each[1][0])
+                help.append(" (").append(each[1]).append(")");
+            help.append("\n");
         }
         for (int i = 1; i < argc; ++i) {
             std::string name = argv[i];

@@ -92,8 +92,8 @@ bool receive(int fd, const std::string &expected, std::size_t &received, int fla
     return true;
 }
 
-// One thread that does whatever can be done.
-void run_poll(int fd, const load &work, bool spin) {
+// One thread that does whatever can be done. It need not wait: a Redis that has nobody to wake up is faster.
+void run_alone(int fd, const load &work, bool spin) {
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     std::size_t sent = 0, received = 0, next = 0;
     while (received < work.replies.size()) {
@@ -112,8 +112,15 @@ void run_poll(int fd, const load &work, bool spin) {
             }
         }
         bool some = receive(fd, work.replies, received, 0);
-        if (!spin && !some && (full || sent == work.commands.size())) {
-            pollfd ready = {fd, static_cast<short>(POLLIN | (sent < work.commands.size() ? POLLOUT : 0)), 0};
+        if (some || !(full || sent == work.commands.size()))
+            continue;
+        if (spin) {
+            // a socket that is looked at all the time is locked all the time
+            for (int i = 0; i < 100; ++i)
+                __builtin_ia32_pause();
+        } else {
+            // Only for room as long as there is something to send: replies can wait until then, and wake nobody.
+            pollfd ready = {fd, static_cast<short>(sent < work.commands.size() ? POLLOUT : POLLIN), 0};
             if (poll(&ready, 1, 60000) == 0)
                 options::fail("Redis did nothing for a minute");
         }
@@ -143,8 +150,8 @@ void run_threads(int fd, const load &work) {
 int main(int argc, char **argv) {
     options given(argc, argv, "Appends events to a Redis stream as fast as one connection can, from memory.",
                   {"redis", "", "path of a unix socket, or port of 127.0.0.1", "events", "1000000", "how many", "stream",
-                   "outbox:{billing}", "key of the stream", "write", "128", "events in a write", "how", "poll",
-                   "poll: one thread; spin: one that never waits; threads: one that writes and one that reads"});
+                   "outbox:{billing}", "key of the stream", "write", "128", "events in a write", "how", "spin",
+                   "spin: one thread, that never waits; poll: one that does; threads: one that writes and one that reads"});
     long events = given.number("events"), per_write = given.number("write");
     if (events < 1 || per_write < 1)
         options::fail("--events and --write must be at least 1");
@@ -154,12 +161,12 @@ int main(int argc, char **argv) {
 
     double cpu = cpu_seconds();
     std::int64_t began = now_ns();
-    if (how == "poll" || how == "spin")
-        run_poll(fd, work, how == "spin");
+    if (how == "spin" || how == "poll")
+        run_alone(fd, work, how == "spin");
     else if (how == "threads")
         run_threads(fd, work);
     else
-        options::fail("--how must be poll, spin or threads");
+        options::fail("--how must be spin, poll or threads");
     double seconds = static_cast<double>(now_ns() - began) / 1e9;
     cpu = cpu_seconds() - cpu;
     auto count = static_cast<double>(events);

@@ -37,10 +37,10 @@ sub drain {
     my ($events, $transport) = @options{qw(events transport)};
     $servers->reset_outbox(transport => $transport);
     $servers->pause;
+    $options{before_load}->() if $options{before_load};
     $ctx->say("$transport: $events events are committed");
     load($ctx, $servers, $events);
     $servers->restart_redis;
-    $options{before}->() if $options{before};
     $ctx->say("$transport: and drained");
     my ($worker, $redis) = ($servers->worker_pid, $servers->redis_pid);
     my $cpu = Bench::Servers::cpu_of($worker);

@@ -4,7 +4,7 @@ CREATE SCHEMA bench;
 CREATE FUNCTION bench.payload(n bigint) RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     '{"invoice":"' || lpad(n::text, 12, '0') || '","amount":"12.50","currency":"EUR","note":"' || repeat('thank you for your order; ', 4)
-        || 'please pay at once"}';
+        || 'please pay within 14 days."}';
 
 -- so many events, in transactions of so many
 CREATE PROCEDURE bench.emit(first bigint, events bigint, per_transaction int DEFAULT 100)

@@ -142,7 +142,7 @@ int main(int argc, char **argv) {
     std::vector<std::int64_t> committed(static_cast<std::size_t>(count));
     std::vector<double> commits(static_cast<std::size_t>(count));
     const std::string filler = "thank you for your order; thank you for your order; thank you for your order; thank you for your order; "
-                               "please pay at once";
+                               "please pay within 14 days.";
     std::int64_t began = now_ns();
     for (long i = 0; i < count; ++i) {
         std::int64_t due = began + i * 1'000'000'000 / rate;

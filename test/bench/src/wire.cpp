@@ -35,7 +35,7 @@ load encode(long events, long per_write, const std::string &stream) {
     std::string filler;
     for (int i = 0; i < 4; ++i)
         filler += "thank you for your order; ";
-    filler += "please pay at once";
+    filler += "please pay within 14 days.";
     char text[400], id[40];
     for (long i = 0; i < events; ++i) {
         int id_length = std::snprintf(id, sizeof id, "%lld-%ld", 1795251315972LL + i / batch * 20, i % batch);

@@ -7,6 +7,14 @@ use warnings;
 use JSON::PP ();
 use POSIX qw(strftime);
 
+use Bench::Plot;
+
+my @pictures = (
+    { name => 'drain', title => 'Drain of committed events', unit => 'events a second', scale => 1, fastest => 1 },
+    { name => 'latency', title => 'From COMMIT to a blocked XREAD, 200 events a second', unit => 'milliseconds, logarithmic',
+        scale => 1 / 1000, logarithmic => 1, format => '%g' },
+);
+
 # dir => where figures.jsonl is; rows => every row that there is
 sub new {
     my ($class, %options) = @_;
@@ -93,6 +101,13 @@ sub show {
     return "$median ($min … $max)";
 }
 
+# A digit more: many goals are two digits below 1.
+sub show_ratio {
+    my ($spread) = @_;
+    my ($median, $min, $max) = map { sprintf $_ < 1 ? '%.3f' : $_ < 10 ? '%.2f' : '%.0f', $_ } @$spread{qw(median min max)};
+    return $spread->{count} == 1 || $min eq $max ? $median : "$median ($min … $max)";
+}
+
 # What is to be said of a line: { what, figure, reference, ratio, goal, met }
 sub judge {
     my ($self, $row, $line) = @_;
@@ -112,7 +127,7 @@ sub judge {
     return {
         what => $line->{what}, figure => show($own, $scale) . $unit,
         reference => $reference ? ($line->{reference_is} ? "$line->{reference_is}: " : '') . show($reference, $scale) : '',
-        ratio => $ratio ? show($ratio) : '', goal => $goal, met => $met,
+        ratio => $ratio ? show_ratio($ratio) : '', goal => $goal, met => $met,
     };
 }
 
@@ -163,6 +178,28 @@ sub machine {
         (POSIX::uname())[2], $system // '', join '; ', grep { /\d/ } @versions);
 }
 
+# A picture for each thing that there are bars for; the Markdown that shows them.
+sub draw {
+    my ($self, @measured) = @_;
+    my $text = '';
+    for my $picture (@pictures) {
+        my @bars;
+        for my $row (@measured) {
+            for my $bar (@{ $row->bars->{ $picture->{name} } // [] }) {
+                my ($label, $name, $kind) = @$bar;
+                my $spread = $self->spread($row, $name) or next;
+                my $number = $spread->{median} * $picture->{scale};
+                push @bars, [ $label, $number, $kind, plain($number) ];
+            }
+        }
+        next unless @bars > 1;
+        @bars = sort { $b->[1] <=> $a->[1] } @bars if $picture->{fastest};
+        Bench::Plot::bars(%$picture, bars => \@bars, file => "$self->{dir}/$picture->{name}.svg");
+        $text .= "![$picture->{title}: " . join(', ', map { "$_->[0] $_->[3]" } @bars) . "]($picture->{name}.svg)\n\n";
+    }
+    return $text;
+}
+
 sub write {
     my ($self) = @_;
     my @measured = grep { $self->runs_of($_) } @{ $self->{rows} };
@@ -170,10 +207,13 @@ sub write {
     my (%dates, %versions);
     for (@{ $self->{figures} }) { $dates{ substr $_->{at}, 0, 10 } = 1; $versions{ $_->{version} } = 1 }
     my @runs = sort { $a <=> $b } map { scalar $self->runs_of($_) } @measured;
-    my $text = "# Measured\n\nEverything here was measured by `make bench`, each figure beside its reference in the same run on the same "
-        . "servers, one after the other, with nothing else running. A figure is the median of "
-        . ($runs[0] == $runs[-1] ? $runs[0] : "$runs[0] to $runs[-1]")
-        . " runs, with the least and the greatest in brackets; a ratio is the median of the runs' ratios. What it means and how it was done is below each table.\n\n"
+    my $runs = $runs[0] == $runs[-1] ? $runs[0] : "$runs[0] to $runs[-1]";
+    my $text = "# Measured\n\n"
+        . "Everything here was measured by `make bench`: each figure beside its reference in the same run, on the same servers, one after\n"
+        . "the other, with nothing else running. "
+        . ($runs eq '1' ? "There was one run.\n\n"
+            : "A figure is the median of $runs runs, with the least and the greatest in brackets, and a\n"
+            . "ratio the median of the runs' ratios.\n\n")
         . machine() . '- outbox ' . join(', ', sort keys %versions) . ', measured ' . join(', ', sort keys %dates) . "\n\n"
         . Bench::Context::slurp("$self->{about}");
     my %sections;
@@ -184,10 +224,8 @@ sub write {
             my $section = "## $number. " . $row->titles->{$number} . "\n\n" . table(@lines) . "\n" . ($notes ? "$notes\n" : '');
             $sections{$number} = $section;
         }
-        my $figure = sub { my $spread = $self->spread($row, $_[0]); return $spread ? $spread->{median} : undef };
-        my ($number) = $row->numbers;
-        $sections{$number} .= "![$_->{alt}]($_->{file})\n\n" for $row->plots($figure, $self->{dir});
     }
+    $text .= $self->draw(@measured);
     $text .= $sections{$_} for sort { $a <=> $b } keys %sections;
     $text =~ s/\n+\z/\n/;
     open my $file, '>', "$self->{dir}/RESULTS.md" or die "RESULTS.md: $!\n";

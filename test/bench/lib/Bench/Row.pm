@@ -36,9 +36,8 @@ sub lines { return () }
 # { number => text about how it was measured, in Markdown }
 sub notes { return {} }
 
-# Draws what is worth a picture from the medians: files in $dir. $figure->("name") is a median or undef.
-#
-#   returns hashes: file, alt
-sub plots { my ($self, $figure, $dir) = @_; return () }
+# What it adds to the pictures, of which there are "drain" (events a second) and "latency" (microseconds): { name of the picture =>
+# [ [ label, figure, ours | limit | others ], ... ] }
+sub bars { return {} }
 
 1;

@@ -4,7 +4,8 @@ use strict;
 use warnings;
 use FindBin;
 use JSON::PP ();
-use Time::HiRes qw(time);
+use POSIX ();
+use Time::HiRes qw(sleep time);
 
 use Bench::Context;
 use Bench::Report;
@@ -21,6 +22,18 @@ sub all_rows {
         push @rows, "Bench::Row::$name"->new;
     }
     return sort { ($a->numbers)[0] <=> ($b->numbers)[0] } @rows;
+}
+
+# Cores that others keep busy, over half a second, of which nothing is our own.
+sub others {
+    my @counts;
+    for (0, 1) {
+        sleep 0.5 if $_;
+        my ($user, $nice, $system, $idle, $wait, @rest) = Bench::Context::slurp('/proc/stat') =~ /^cpu (.*)$/m ? split ' ', $1 : ();
+        my ($irq, $softirq, $steal) = @rest;
+        push @counts, [ $user + $nice + $system + $irq + $softirq + ($steal // 0), time ];
+    }
+    return ($counts[1][0] - $counts[0][0]) / POSIX::sysconf(POSIX::_SC_CLK_TCK()) / ($counts[1][1] - $counts[0][1]);
 }
 
 my @all = all_rows();
@@ -50,6 +63,8 @@ for my $row (@rows) {
     my $runs = $quick ? 1 : $row->runs($ctx);
     for my $run (0 .. $runs - 1) {
         printf "%s (%s), run %d of %d\n", $title, join('; ', map { $row->titles->{$_} } @numbers), $run + 1, $runs;
+        my $busy = others();
+        printf "  something else is running: it takes %.1f cores, and the figures will be worth little\n", $busy if $busy > 0.3;
         my $figures = eval { $row->measure($ctx, $run) };
         my $why = $@;
         eval { $ctx->stop_servers; 1 } or warn $@;
@@ -58,7 +73,7 @@ for my $row (@rows) {
             $failed++;
             next;
         }
-        $report->add($row, $figures, events => $ctx->events);
+        $report->add($row, $figures, events => $ctx->events, busy => sprintf('%.2f', $busy));
         printf "    %-40s %s\n", $_, Bench::Report::plain($figures->{$_}) for sort keys %$figures;
     }
     print $report->text($row);

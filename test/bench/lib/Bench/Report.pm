@@ -216,6 +216,8 @@ sub write {
             . "ratio the median of the runs' ratios.\n\n")
         . machine() . '- outbox ' . join(', ', sort keys %versions) . ', measured ' . join(', ', sort keys %dates) . "\n\n"
         . Bench::Context::slurp("$self->{about}");
+    my $disturbed = grep { ($_->{busy} // 0) > 0.3 } @{ $self->{figures} };
+    $text .= "**Something else was running when $disturbed of the runs began.**\n\n" if $disturbed;
     my %sections;
     for my $row (@measured) {
         for my $number ($row->numbers) {

@@ -17,14 +17,15 @@ sub prepare {
 }
 
 # So many events, from two sessions at once. That they need not wait for the log makes it quick; they are durable before the drain
-# begins. CHECKPOINT, so that nobody writes meanwhile.
+# begins. CHECKPOINT, so that nobody writes meanwhile. Another procedure records them in another way.
 sub load {
-    my ($ctx, $servers, $events) = @_;
+    my ($ctx, $servers, $events, $procedure) = @_;
+    $procedure //= 'bench.emit';
     my $half = int($events / 2);
     my @sessions;
     for my $part ([ 0, $half ], [ $half, $events - $half ]) {
         push @sessions, $ctx->spawn([ "$servers->{bindir}/psql", '-XqAt', '-v', 'ON_ERROR_STOP=1', '-h', $servers->host, '-U', 'postgres',
-            '-c', 'SET synchronous_commit = off', '-c', "CALL bench.emit($part->[0], $part->[1])", 'postgres' ]);
+            '-c', 'SET synchronous_commit = off', '-c', "CALL $procedure($part->[0], $part->[1])", 'postgres' ]);
     }
     $ctx->output($_) for @sessions;
     $servers->execute('CHECKPOINT');

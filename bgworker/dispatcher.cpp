@@ -483,12 +483,13 @@ void dispatcher::run() {
                 complained_at_ = retry_at_ = 0;
             }
         }
-        // Take the flag before looking: a commit after this sets the latch again.
         if (shared::take_reload(slot_)) {
             sink_known_ = false;
             retry_at_ = 0;
         }
         uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
+        if (!sink_known_)
+            shared::listen(slot_); // to the first event of all
         if (!sink_known_ && !load_sink()) {
             pg_atomic_write_u64(&slot_->flush_done, asked); // nothing was ever emitted
             set_state(worker_state::idle);
@@ -529,6 +530,7 @@ void dispatcher::run() {
             connect();
             continue;
         }
+        shared::listen(slot_);
         if (!dispatch())
             rest();
     }

@@ -95,7 +95,7 @@ static void wake_launcher() {
 }
 
 static void wake(slot &target) {
-    // The first committer since the worker last looked pays for the signal, the others see that it is on its way.
+    // The first committer since the worker began to listen pays for the signal, the others see that it is on its way.
     if (target.latch && pg_atomic_exchange_u32(&target.woken, 1) == 0)
         SetLatch(target.latch);
 }
@@ -125,7 +125,8 @@ void request_reload(Oid database) {
     for (int i = 0; i < shm->slots; ++i)
         if (shm->worker[i].database == database) {
             shm->worker[i].reload = true;
-            wake(shm->worker[i]);
+            if (shm->worker[i].latch)
+                SetLatch(shm->worker[i].latch);
         }
     request_scout(database);
     LWLockRelease(shm->lock);
@@ -181,7 +182,7 @@ slot *attach(int index, Oid database, int sink_id) {
         own.latch = MyLatch;
         own.reload = true;
         own.served = false;
-        pg_atomic_write_u32(&own.woken, 0);
+        pg_atomic_write_u32(&own.woken, 1);
     }
     LWLockRelease(shm->lock);
     if (!ours)
@@ -212,8 +213,9 @@ void publish(slot *own, const worker_stats &stats) {
     LWLockRelease(shm->lock);
 }
 
+void listen(slot *own) { pg_atomic_exchange_u32(&own->woken, 0); }
+
 bool take_reload(slot *own) {
-    pg_atomic_write_u32(&own->woken, 0);
     if (!own->reload)
         return false;
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);

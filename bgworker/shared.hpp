@@ -34,7 +34,7 @@ struct slot {
     int sink_id;
     int pid; // 0 while no process serves it
     Latch *latch;
-    pg_atomic_uint32 woken; // somebody has set the latch since the worker last looked
+    pg_atomic_uint32 woken; // a commit has set the latch since the worker began to listen, or it does not listen
     bool reload;            // look at the sink's row again
     bool served;            // this worker has got as far as Redis, so the next one need not wait long to start
     pg_atomic_uint64 flush_requested;
@@ -73,6 +73,9 @@ slot *attach(int index, Oid database, int sink_id);
 // The sink or the extension is gone: nobody shall start a worker for it again.
 void release(slot *own);
 void publish(slot *own, const worker_stats &stats);
+// From now on the next commit sets the latch: to be called before looking for events. A worker that cannot send what it would
+// find does not listen, and no commit pays for waking it.
+void listen(slot *own);
 // Was the worker asked to read its sink's row again since the last call?
 bool take_reload(slot *own);
 

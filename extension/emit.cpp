@@ -3,7 +3,7 @@
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/event_type.hpp"
-#include "extension/json.hpp"
+#include "extension/json_scan.hpp"
 #include "extension/pg.hpp"
 #include "extension/printable.hpp"
 #include "extension/settings.hpp"
@@ -88,7 +88,8 @@ static text *payload_from_text(Datum argument) {
     check_payload_size(view_of(payload));
     check_encoding(view_of(payload), "payload");
     // json_in keeps the text as it is and raises the errors that a user of json knows.
-    DirectFunctionCall1(json_in, CStringGetDatum(text_to_cstring(payload)));
+    if (!is_plain_json(view_of(payload)))
+        DirectFunctionCall1(json_in, CStringGetDatum(text_to_cstring(payload)));
     return payload;
 }
 
@@ -151,10 +152,10 @@ static const char *normal_session_headers() {
 static text *merge_headers(Jsonb *own) {
     const char *session = normal_session_headers();
     text *merged;
-    if (!own) {
-        if (!session)
+    if (!own || (JB_ROOT_IS_OBJECT(own) && JB_ROOT_COUNT(own) == 0)) {
+        if (!own && !session)
             return nullptr;
-        merged = cstring_to_text(session);
+        merged = cstring_to_text(session ? session : "{}");
     } else {
         check_flat(own);
         Datum all = JsonbPGetDatum(own);

@@ -304,7 +304,12 @@ bool dispatcher::next_batch() {
         WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::max(rest, 1), PG_WAIT_EXTENSION);
     }
     uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
+    // A commit that this tick does not see shall end the rest that follows when there is none to send, but not the wait for
+    // Redis' answers.
+    shared::listen(slot_, true);
     batch_open_ = record_tick(false);
+    if (batch_open_)
+        shared::listen(slot_, false);
     if (asked > pg_atomic_read_u64(&slot_->flush_done)) {
         flush_asked_ = asked;
         flush_ms_ = batch_open_ ? recorded_ms_ : passed_ms_;
@@ -489,7 +494,7 @@ void dispatcher::run() {
         }
         uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
         if (!sink_known_)
-            shared::listen(slot_); // to the first event of all
+            shared::listen(slot_, true); // to the first event of all
         if (!sink_known_ && !load_sink()) {
             pg_atomic_write_u64(&slot_->flush_done, asked); // nothing was ever emitted
             set_state(worker_state::idle);
@@ -530,7 +535,6 @@ void dispatcher::run() {
             connect();
             continue;
         }
-        shared::listen(slot_);
         if (!dispatch())
             rest();
     }

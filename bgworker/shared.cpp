@@ -213,7 +213,10 @@ void publish(slot *own, const worker_stats &stats) {
     LWLockRelease(shm->lock);
 }
 
-void listen(slot *own) { pg_atomic_exchange_u32(&own->woken, 0); }
+void listen(slot *own, bool wanted) {
+    // with a barrier: who commits after this either sees it or is seen
+    pg_atomic_exchange_u32(&own->woken, wanted ? 0 : 1);
+}
 
 bool take_reload(slot *own) {
     if (!own->reload)

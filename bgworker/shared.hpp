@@ -73,9 +73,9 @@ slot *attach(int index, Oid database, int sink_id);
 // The sink or the extension is gone: nobody shall start a worker for it again.
 void release(slot *own);
 void publish(slot *own, const worker_stats &stats);
-// From now on the next commit sets the latch: to be called before looking for events. A worker that cannot send what it would
-// find does not listen, and no commit pays for waking it.
-void listen(slot *own);
+// Shall the next commit set the latch? To be said before looking for events. While the worker does not listen, no commit pays for
+// waking it.
+void listen(slot *own, bool wanted);
 // Was the worker asked to read its sink's row again since the last call?
 bool take_reload(slot *own);
 

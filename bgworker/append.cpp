@@ -400,7 +400,11 @@ sent dispatcher::judge(chunk &target, bool *settled, const chunk *queued) {
     if (queued) {
         // DISCARD has ended the watch, too: the marker is seen again under a new one.
         const redisReply &discard = link_.reply(link_.received() - 3), &watch = link_.reply(link_.received() - 2);
-        marker_is_ours = marker_is_ours && discard.type == REDIS_REPLY_STATUS && watch.type == REDIS_REPLY_STATUS &&
+        if (discard.type == REDIS_REPLY_ERROR) {
+            link_.fail(pstrdup(discard.str));
+            return sent::lost;
+        }
+        marker_is_ours = marker_is_ours && watch.type == REDIS_REPLY_STATUS &&
                          says_marker(link_.reply(link_.received() - 1));
     }
 

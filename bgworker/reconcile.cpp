@@ -307,25 +307,30 @@ bool dispatcher::reconcile() {
     for (int tries = 0; tries < 10; ++tries) {
         cpp_call([&] {
             commands_->clear();
+            // DISCARD is needed when something goes wrong; whether it is allowed shall be known before.
+            resp::append(*commands_, "MULTI");
+            resp::append(*commands_, "DISCARD");
             resp::append(*commands_, "WATCH", marker_key_);
             resp::append(*commands_, "GET", marker_key_);
             resp::append(*commands_, "GET", lease_key_);
         });
-        if (!link_.ask(*commands_, 3))
+        constexpr std::size_t marker_reply = 3, lease_reply = 4, replies = 5;
+        if (!link_.ask(*commands_, replies))
             return false;
-        for (std::size_t i = 0; i < 3; ++i)
+        for (std::size_t i = 0; i < replies; ++i)
             if (link_.reply(i).type == REDIS_REPLY_ERROR) {
                 link_.fail(pstrdup(link_.reply(i).str));
                 return false;
             }
-        const char *marker = pnstrdup(link_.reply(1).str ? link_.reply(1).str : "", link_.reply(1).len);
-        if (!may_take_over(marker, text_of(link_.reply(2)))) {
+        const char *marker = pnstrdup(link_.reply(marker_reply).str ? link_.reply(marker_reply).str : "",
+                                      link_.reply(marker_reply).len);
+        if (!may_take_over(marker, text_of(link_.reply(lease_reply)))) {
             link_.close();
             retry_at_ = TimestampTzPlusMilliseconds(steady_now(), std::min(settings::lease_timeout / 5, 1000));
             return false;
         }
 
-        bool mine = text_of(link_.reply(2)).ends_with(instance_);
+        bool mine = text_of(link_.reply(lease_reply)).ends_with(instance_);
         position at;
         int64 repairs = 0, in_doubt = 0;
         bool marked = parse_marker(marker, at, repairs, in_doubt);

@@ -212,7 +212,7 @@ dead_and_buried('the other streams are complete');
 
 my $guarded = OutboxTest::Redis->new;
 $guarded->cmd('ACL', 'SETUSER', 'outbox', 'on', '>secret', 'resetkeys', '-@all',
-    map({ "+$_" } qw(select client|setname watch get set multi exec xadd xrange xinfo|stream)),
+    map({ "+$_" } qw(select client|setname watch get set multi exec discard xadd xrange xinfo|stream)),
     map({ "~outbox:{$_}" } qw(shop wallet identity billing)), '~outbox:sink:*');
 my $granted = new_node(
     name => 'granted',
@@ -244,7 +244,7 @@ ok_streams($granted, $guarded, 'a user with the documented rights does all of a 
 is_deeply($guarded->cmd('ACL', 'LOG'), [], 'and asks for no other');
 
 # without one of them the sink stops and says so: it does not work half blind
-for my $right (qw(select watch get set multi exec xadd xinfo|stream)) {
+for my $right (qw(select watch get set multi exec discard xadd xinfo|stream)) {
     $guarded->cmd('ACL', 'SETUSER', 'outbox', "-$right");
     $guarded->cmd('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
     emit_some($granted, 5);
@@ -254,5 +254,23 @@ for my $right (qw(select watch get set multi exec xadd xinfo|stream)) {
     poll_until(sub { flush($granted) }, "with $right it works again");
 }
 ok_streams($granted, $guarded, 'each right that is missing is told, and nothing is lost for it', @ours);
+
+# a chunk of a backlog fails in part: the one that is queued behind it is taken back, and the connection lives on
+
+$guarded->cmd('ACL', 'LOG', 'RESET');
+$granted->safe_psql('postgres', "SELECT outbox.pause('default')");
+emit_some($granted, 4000);
+$guarded->cmd('RENAME', 'outbox:{shop}', 'aside');
+$guarded->cmd('SET', 'outbox:{shop}', 'no stream');
+my $log_from = -s $granted->logfile;
+$guarded->cmd('CONFIG', 'RESETSTAT');
+$granted->safe_psql('postgres', "SELECT outbox.resume('default')");
+poll_until(sub { stat_sink($granted)->{held_streams} == 1 }, 'the stream is held');
+$guarded->cmd('RENAME', 'aside', 'outbox:{shop}');
+wait_settled($granted);
+like($guarded->cmd('INFO', 'commandstats'), qr/cmdstat_discard:calls=[1-9]/, 'what was queued behind a failure is taken back');
+ok(!log_has($granted, qr/lost Redis|could not (work with|connect to) Redis/, $log_from), 'which costs no connection');
+is_deeply($guarded->cmd('ACL', 'LOG'), [], 'and asks for no further right') or diag explain $guarded->cmd('ACL', 'LOG');
+ok_streams($granted, $guarded, 'nothing is lost, doubled or out of order for it', @ours);
 
 done_testing();

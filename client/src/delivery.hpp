@@ -90,6 +90,9 @@ struct delivery {
     delivery *next_offer = nullptr;
     time_point due{};
 
+    // the mailbox's
+    delivery *posted_before = nullptr;
+
     // the stream's list of all that is held
     delivery *previous_held = nullptr, *next_held = nullptr;
 };

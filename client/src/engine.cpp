@@ -122,6 +122,7 @@ void engine::open() {
     token_timer_.init(loop_, [this] { take_tokens(); });
     stop_timer_.init(loop_, [this] { stop_step(); });
     poll_timer_.init(loop_, [this] { inspect_held(); });
+    look_timer_.init(loop_, [this] { pool_->look(); }); // the round after it collects
     uv_prepare_init(&loop_, &prepare_);
     prepare_.data = this;
     uv_prepare_start(&prepare_, [](uv_prepare_t *handle) { static_cast<engine *>(handle->data)->round(); });
@@ -138,9 +139,10 @@ void engine::open() {
     pool::make_runner make;
     if (handlers_->need_transactions())
         make = [inbox = options_.inbox, group = options_.group] { return std::make_unique<inbox_runner>(inbox, group); };
-    pool_ = std::make_unique<pool>(options_.concurrency, handlers_, mailbox_, std::move(make));
     // an asynchronous handler gives its thread back while it runs: then only the count of what was submitted bounds them
     ahead_ = handlers_->any_async() ? 0 : 128;
+    pool_ = std::make_unique<pool>(options_.concurrency, static_cast<std::size_t>(options_.concurrency) + ahead_, handlers_, mailbox_,
+                                   std::move(make));
     if (!options_.inbox.empty())
         keeper_ = std::make_unique<keeper>(options_);
 
@@ -168,9 +170,8 @@ void engine::finish_loop() {
         for (delivery *one : ours)
             delete one;
     }
-    mailbox_->close();
     finished.clear();
-    mailbox_->collect(finished);
+    mailbox_->close(finished);
     for (delivery *one : finished)
         delete one;
     pool_.reset();
@@ -196,8 +197,11 @@ void engine::woken() {
 
 // Everything that became possible in this round of the loop, in one go: so that acknowledgements and scripts go out in batches.
 void engine::round() {
+    pool_moved_ = false;
     collect();
     pump();
+    if (pool_moved_ && submitted_ > 0 && !look_timer_.active())
+        look_timer_.start(1ms); // see pool.hpp
     for (auto &stream : streams_)
         acknowledge(*stream);
     read();
@@ -312,7 +316,8 @@ void engine::stop_step() {
     if (stopping_ == stopping::giving_back && (giving_back_ == 0 || over || !commands_->ready())) {
         stopping_ = stopping::done;
         commands_->close();
-        for (timer *one : {&housekeeping_, &groups_timer_, &read_timer_, &poll_timer_, &due_timer_, &token_timer_, &stop_timer_})
+        for (timer *one : {&housekeeping_, &groups_timer_, &read_timer_, &poll_timer_, &due_timer_, &token_timer_, &stop_timer_,
+                           &look_timer_})
             one->close();
         for (auto *handle : {reinterpret_cast<uv_handle_t *>(&prepare_), reinterpret_cast<uv_handle_t *>(&sigterm_),
                              reinterpret_cast<uv_handle_t *>(&sigint_)})

@@ -180,7 +180,7 @@ class engine final : public runner {
     uv_async_t wake_{};
     uv_prepare_t prepare_{};
     uv_signal_t sigterm_{}, sigint_{};
-    timer housekeeping_, groups_timer_, read_timer_, poll_timer_, due_timer_, token_timer_, stop_timer_;
+    timer housekeeping_, groups_timer_, read_timer_, poll_timer_, due_timer_, token_timer_, stop_timer_, look_timer_;
 
     std::atomic<bool> stop_asked_{false};
     std::mutex tasks_lock_;
@@ -211,6 +211,7 @@ class engine final : public runner {
     std::size_t asking_ = 0;               // begin was sent for them
     std::deque<delivery *> begun_;         // may go to the pool
     std::size_t submitted_ = 0;            // are in the pool, or run on without it
+    bool pool_moved_ = false;              // something was given to it, or came back, in this round
     std::size_t ahead_;                    // how many may wait in the pool
     std::vector<delivery *> to_pool_, to_begin_, to_verify_;
     std::deque<delivery *> suspects_;    // in line

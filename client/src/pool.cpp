@@ -1,6 +1,7 @@
 #include "src/pool.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <system_error>
 
 #include <outbox/error.hpp>
@@ -10,8 +11,22 @@
 
 namespace outbox::detail {
 
-pool::pool(int threads, std::shared_ptr<const handlers> handlers, std::shared_ptr<mailbox> mailbox, make_runner make)
-    : shared_(std::make_shared<shared>()) {
+using namespace std::chrono_literals;
+using std::chrono::nanoseconds;
+
+// A handler that takes less is quick: what it is done with need not be told at once if the next one starts.
+constexpr nanoseconds quick = 20us;
+
+// A thread more is worth waking for so much work.
+constexpr nanoseconds worth_a_thread = 100us;
+
+// How many may be finished without a word: the acknowledgement of these goes on while the next are handled.
+constexpr int most_untold = 64;
+
+pool::pool(int threads, std::size_t most, std::shared_ptr<const handlers> handlers, std::shared_ptr<mailbox> mailbox,
+           make_runner make)
+    : shared_(std::make_shared<shared>(std::bit_ceil(most))) {
+    shared_->usual = worth_a_thread; // until that is known
     shared_->handlers = std::move(handlers);
     shared_->mailbox = std::move(mailbox);
     shared_->make = std::move(make);
@@ -45,52 +60,97 @@ void pool::stop() {
             thread.detach();
 }
 
-void pool::submit(const std::vector<delivery *> &work) {
-    std::lock_guard guard(shared_->lock);
-    auto &queue = shared_->queue;
-    // what has been taken, once it is the larger part
-    if (shared_->next > 0 && shared_->next * 2 >= queue.size()) {
-        queue.erase(queue.begin(), queue.begin() + static_cast<std::ptrdiff_t>(shared_->next));
-        shared_->next = 0;
+// A slot is filled anew only after it was taken: whoever has read it before that does not get it.
+delivery *pool::shared::take() noexcept {
+    std::size_t at = first.load();
+    for (;;) {
+        if (at == last.load())
+            return nullptr;
+        delivery *one = ring[at % ring.size()].load(std::memory_order_relaxed);
+        if (first.compare_exchange_weak(at, at + 1))
+            return one;
     }
-    queue.insert(queue.end(), work.begin(), work.end());
-    auto waking = std::min(work.size(), static_cast<std::size_t>(shared_->idle));
-    for (std::size_t i = 0; i < waking; ++i)
+}
+
+void pool::submit(const std::vector<delivery *> &work) {
+    std::size_t at = shared_->last.load(std::memory_order_relaxed);
+    for (delivery *one : work)
+        shared_->ring[at++ % shared_->ring.size()].store(one, std::memory_order_relaxed);
+    shared_->last.store(at);
+    // Threads that are at work will come for it if they are quick; else they may be a long time.
+    std::size_t waiting = shared_->waiting();
+    nanoseconds usual = shared_->usual.load(std::memory_order_relaxed);
+    if (usual >= quick)
+        wake(waiting, 0);
+    else
+        wake(waiting * usual / worth_a_thread + 1, threads_.size());
+}
+
+void pool::look() { wake(shared_->waiting(), 0); }
+
+// So many threads are wanted, of which so many may be at work already.
+void pool::wake(std::size_t wanted, std::size_t at_work) {
+    std::lock_guard guard(shared_->lock);
+    auto asleep = static_cast<std::size_t>(shared_->idle - shared_->waking);
+    wanted -= std::min({wanted, at_work, threads_.size() - asleep});
+    for (std::size_t i = 0; i < std::min(wanted, asleep); ++i) {
+        ++shared_->waking;
         shared_->some.notify_one();
+    }
 }
 
 std::vector<delivery *> pool::recall() {
-    std::lock_guard guard(shared_->lock);
-    std::vector<delivery *> rest(shared_->queue.begin() + static_cast<std::ptrdiff_t>(shared_->next), shared_->queue.end());
-    shared_->queue.clear();
-    shared_->next = 0;
+    std::vector<delivery *> rest;
+    while (delivery *one = shared_->take())
+        rest.push_back(one);
     return rest;
 }
 
 void pool::work(const std::shared_ptr<shared> &shared) {
     std::unique_ptr<transaction_runner> transactions = shared->make ? shared->make() : nullptr;
-    std::unique_lock guard(shared->lock);
+    int untold = 0;
+    time_point began = lease_clock::now();
     for (;;) {
-        ++shared->idle;
-        shared->some.wait(guard, [&] { return shared->stop || shared->next < shared->queue.size(); });
-        --shared->idle;
-        if (shared->stop)
-            break;
-        delivery *one = shared->queue[shared->next++];
-        guard.unlock();
-        OUTBOX_CRASH_POINT("before_handler");
-        if (lease_clock::now() >= one->lease_until.load(std::memory_order_relaxed)) {
-            one->end = {outcome::kind::stale, {}, {}};
-            shared->mailbox->post(one);
-        } else if (shared->handlers->call(*one, transactions.get(), shared->mailbox)) {
-            shared->mailbox->post(one);
+        delivery *one = shared->take();
+        if (one == nullptr) {
+            if (std::exchange(untold, 0) > 0)
+                shared->mailbox->wake();
+            std::unique_lock guard(shared->lock);
+            ++shared->idle;
+            while (!shared->stop && shared->waiting() == 0) {
+                shared->some.wait(guard);
+                shared->waking = std::max(shared->waking - 1, 0);
+            }
+            --shared->idle;
+            if (shared->stop)
+                break;
+            guard.unlock();
+            began = lease_clock::now();
+            continue;
         }
-        guard.lock();
+        OUTBOX_CRASH_POINT("before_handler");
+        bool ended = true;
+        if (began >= one->lease_until.load(std::memory_order_relaxed))
+            one->end = {outcome::kind::stale, {}, {}};
+        else
+            ended = shared->handlers->call(*one, transactions.get(), shared->mailbox);
+        time_point now = lease_clock::now();
+        nanoseconds took = now - began;
+        began = now;
+        auto usual = shared->usual.load(std::memory_order_relaxed);
+        shared->usual.store(usual + (took - usual) / 8, std::memory_order_relaxed);
+        if (ended) {
+            shared->mailbox->put(one);
+            ++untold;
+        }
+        if (untold >= most_untold || (untold > 0 && took >= quick)) {
+            untold = 0;
+            shared->mailbox->wake();
+        }
     }
     // before the pool is told that this thread has ended: the runner holds a connection
-    guard.unlock();
     transactions.reset();
-    guard.lock();
+    std::lock_guard guard(shared->lock);
     --shared->alive;
     shared->some.notify_all();
 }

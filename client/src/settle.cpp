@@ -18,6 +18,7 @@ constexpr std::size_t settle_at_once = 512; // entries in one command or script
 void engine::collect() {
     finished_.clear();
     mailbox_->collect(finished_);
+    pool_moved_ |= !finished_.empty();
     for (delivery *one : finished_) {
         one->running = false;
         --submitted_;

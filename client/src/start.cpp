@@ -124,6 +124,7 @@ void engine::pump() {
     }
     if (!to_pool_.empty()) {
         pool_->submit(to_pool_);
+        pool_moved_ = true;
         to_pool_.clear();
     }
     counters_.running.set(std::min(submitted_, threads));

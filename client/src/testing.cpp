@@ -372,9 +372,8 @@ void memory_runner::give_back() {
     held_.clear();
     blocked_.clear();
     // What a token has is the token's now, but for what came back in the meantime.
-    mailbox_->close();
     std::vector<delivery *> late;
-    mailbox_->collect(late);
+    mailbox_->close(late);
     for (delivery *one : late)
         delete one;
     ++broker_.given_back;

@@ -16,6 +16,8 @@ namespace outbox::detail {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+constexpr std::size_t most_kept = 1024 * 1024;
+
 static std::uint64_t ms(milliseconds span) { return static_cast<std::uint64_t>(std::max<milliseconds::rep>(span.count(), 0)); }
 
 // Outlives the connection until libuv has closed the handle.
@@ -23,6 +25,15 @@ struct connection::poller {
     uv_poll_t handle{};
     connection *owner = nullptr;
     int events = 0;
+
+    // hiredis reads 16 kB and goes back to the loop. Here it gets what there is; it has the last word about errors and the end.
+    static void read_much(redisAsyncContext &context) {
+        constexpr std::size_t size = 256 * 1024;
+        thread_local const std::unique_ptr<char[]> buffer(new char[size]);
+        ssize_t count = recv(context.c.fd, buffer.get(), size, MSG_DONTWAIT);
+        if (count > 0)
+            redisReaderFeed(context.c.reader, buffer.get(), static_cast<std::size_t>(count));
+    }
 
     void want(int wanted) {
         if (wanted == events)
@@ -39,8 +50,11 @@ struct connection::poller {
                     self->events = 0; // libuv has stopped it
                 }
                 redisAsyncContext *context = self->owner != nullptr ? self->owner->context_ : nullptr;
-                if (context != nullptr && (happened & UV_READABLE) != 0)
+                if (context != nullptr && (happened & UV_READABLE) != 0) {
+                    if (self->owner->state_ == state::ready)
+                        self->read_much(*context);
                     redisAsyncHandleRead(context);
+                }
                 context = self->owner != nullptr ? self->owner->context_ : nullptr;
                 if (context != nullptr && (happened & UV_WRITABLE) != 0)
                     redisAsyncHandleWrite(context);
@@ -163,6 +177,7 @@ void connection::attach(redisAsyncContext *context) {
     context->data = this;
     reader_ = {};
     reader_.attach(*context->c.reader);
+    context->c.reader->maxbuf = most_kept; // or it gives its buffer back after each reply of some size
 
     poller_ = new poller;
     poller_->owner = this;

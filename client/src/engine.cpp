@@ -217,7 +217,9 @@ void engine::reader_ready() {
 }
 
 void engine::reader_lost() {
-    reading_ = false;
+    reads_ = 0;
+    coming_ = 0;
+    finding_broken_ = false;
     groups_ready_ = false; // what the lost reply brought is pending with us, and is swept up before the next read
     counters_.reconnects.add();
 }

@@ -114,7 +114,7 @@ class engine final : public runner {
     void groups_missing();
     void void_leases(stream &stream);
     void read();
-    void on_read(const redisReply *reply, time_point asked);
+    void on_read(const redisReply *reply, time_point asked, std::size_t count, std::size_t reserved);
     void find_broken(std::string_view why);
     void sweep();
     struct arrival {
@@ -202,9 +202,13 @@ class engine final : public runner {
     bool swept_ = false; // what is pending with this name was left by this process, and not by an earlier one
     milliseconds groups_delay_{0};
     time_point groups_tried_{};
-    bool reading_ = false;
+    int reads_ = 0;                        // on their way
+    std::size_t coming_ = 0;               // entries that they may bring
+    bool behind_ = false;                  // the last one brought as many as it might
+    bool finding_broken_ = false;
     milliseconds read_delay_{0};
     std::size_t held_ = 0, held_bytes_ = 0;
+    std::size_t settling_ = 0;             // of these: handled, to be acknowledged
     double entry_bytes_; // expected of the next entry
 
     // starting

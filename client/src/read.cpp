@@ -18,7 +18,7 @@ using namespace std::chrono_literals;
 void engine::ensure_groups() {
     if (stopping_ != stopping::no || groups_asked_ || !reader_->ready() || !commands_->ready())
         return;
-    if (reading_) {
+    if (reads_ > 0 || finding_broken_) {
         // what that read may bring would be found by the sweep as well; reader_ready() begins again
         reader_->reconnect("the group is looked for anew");
         return;
@@ -132,7 +132,8 @@ void engine::sweep() {
 }
 
 void engine::read() {
-    if (!groups_ready_ || reading_ || stopping_ != stopping::no || !reader_->ready() || read_timer_.active())
+    // While there is a backlog the next read is on its way before the last one's reply is here: Redis is not to wait for us.
+    if (!groups_ready_ || finding_broken_ || reads_ > (behind_ ? 1 : 0) || stopping_ != stopping::no || !reader_->ready() || read_timer_.active())
         return;
     time_point now = lease_clock::now();
     std::vector<std::string_view> keys;
@@ -149,23 +150,35 @@ void engine::read() {
     auto bytes = static_cast<double>(options_.prefetch_bytes);
     double entries = std::max(static_cast<double>(options_.prefetch), 2 * topics);
     double most = std::min(entries, bytes / entry_bytes_);
-    double room = std::min(entries - static_cast<double>(held_), (bytes - static_cast<double>(held_bytes_)) / entry_bytes_);
+    // What waits for nothing but its acknowledgement is not ahead of the handlers; unless there is more and more of it.
+    auto coming = static_cast<double>(coming_);
+    double ahead = static_cast<double>(held_) - std::min(static_cast<double>(settling_), entries);
+    double room = std::min(entries - ahead - coming, (bytes - static_cast<double>(held_bytes_)) / entry_bytes_ - coming);
     // A few large reads are cheaper than many small ones. With nothing held one is always read, however large it is.
-    if (held_ > 0 && room < std::max({1.0, std::min(topics, most / 2), most / 4}))
+    if (held_ + coming_ > 0 && room < std::max({1.0, std::min(topics, most / 2), most / 4}))
         return;
-    room = std::max(1.0, room / topics);
-    std::string count = std::to_string(static_cast<std::size_t>(room));
-    std::string block = std::to_string(options_.block.count());
-    std::vector<std::string_view> words{"XREADGROUP", "GROUP", options_.group, options_.name, "COUNT", count, "BLOCK", block, "STREAMS"};
+    // Nor too large: the next one is executed while this one's reply is looked at, which is still in the processor's cache then.
+    room = std::clamp(room / topics, 1.0, 128.0);
+    const auto count = static_cast<std::size_t>(room);
+    const std::size_t reserved = count * topics_->size();
+    std::string count_text = std::to_string(count), block = std::to_string(options_.block.count());
+    std::vector<std::string_view> words{"XREADGROUP", "GROUP", options_.group, options_.name, "COUNT", count_text};
+    // one that waits behind another one does not wait for entries itself
+    if (reads_ == 0)
+        words.insert(words.end(), {"BLOCK", block});
+    words.push_back("STREAMS");
     words.insert(words.end(), keys.begin(), keys.end());
     words.insert(words.end(), keys.size(), ">");
-    reading_ = true;
+    ++reads_;
+    coming_ += reserved;
     reader_->command(
-        words, [this, asked = now](const redisReply *reply) { on_read(reply, asked); }, options_.block);
+        words, [this, asked = now, count, reserved](const redisReply *reply) { on_read(reply, asked, count, reserved); }, options_.block);
 }
 
-void engine::on_read(const redisReply *reply, time_point asked) {
-    reading_ = false;
+void engine::on_read(const redisReply *reply, time_point asked, std::size_t count, std::size_t reserved) {
+    --reads_;
+    coming_ -= reserved;
+    behind_ = false;
     if (reply == nullptr)
         return; // lost: reader_ready() begins anew
     switch (classify(*reply)) {
@@ -175,7 +188,8 @@ void engine::on_read(const redisReply *reply, time_point asked) {
         groups_missing();
         return;
     case trouble::key:
-        find_broken(text(*reply));
+        if (reads_ == 0) // or the other one will say so, too
+            find_broken(text(*reply));
         return;
     case trouble::reconnect:
         log(log_level::warning, "could not read: " + printable(text(*reply)));
@@ -197,8 +211,10 @@ void engine::on_read(const redisReply *reply, time_point asked) {
     read_delay_ = 0ms;
     groups_delay_ = 0ms;
     std::size_t total = 0;
-    for (const raw_stream &raw : streams)
+    for (const raw_stream &raw : streams) {
         total += raw.entries.size();
+        behind_ |= raw.entries.size() == count;
+    }
     for (const raw_stream &raw : streams) {
         auto found = std::find_if(streams_.begin(), streams_.end(), [&raw](auto &stream) { return stream->key == raw.key; });
         if (found == streams_.end())
@@ -222,7 +238,7 @@ void engine::find_broken(std::string_view why) {
     };
     auto all = std::make_shared<progress>();
     all->left = streams_.size();
-    reading_ = true;
+    finding_broken_ = true;
     for (auto &asked : streams_)
         reader_->command({"XREADGROUP", "GROUP", options_.group, options_.name, "COUNT", "1", "STREAMS", asked->key, "0"},
                          [this, &stream = *asked, all](const redisReply *reply) {
@@ -238,7 +254,7 @@ void engine::find_broken(std::string_view why) {
                              }
                              if (--all->left > 0)
                                  return;
-                             reading_ = false;
+                             finding_broken_ = false;
                              if (!all->found)
                                  read_timer_.start(500ms);
                          });

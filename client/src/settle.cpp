@@ -61,6 +61,7 @@ void engine::retry(delivery &one, milliseconds delay) {
 void engine::settle(delivery &one) {
     scheduler_.remove(one);
     one.stream->settled.push_back(&one);
+    ++settling_;
 }
 
 // One request at a time for each stream: what is settled meanwhile goes with the next, so a busy consumer acknowledges in
@@ -135,6 +136,7 @@ void engine::acknowledged(stream &stream, const std::vector<delivery *> &part, c
     OUTBOX_CRASH_POINT("after_acknowledgement");
     if (!gone)
         counters_.acknowledged.add(part.size());
+    settling_ -= part.size();
     for (delivery *one : part)
         forget(*one);
 }

@@ -81,8 +81,9 @@ struct consumer_options {
     retry_policy retry;
 
     /// What is read ahead: at most so many entries (1 to 100,000, and two for each topic in any case), and so many bytes of
-    /// them, but for a single read that turns out larger, and for what is taken over while a read waits for new entries. Few
-    /// for slow handlers, so that other processes get their share.
+    /// them, but for reads that turn out larger than those before (two at most), and for what is taken over while a read waits
+    /// for new entries. What only waits for its acknowledgement does not count as an entry. Few for slow handlers, so that
+    /// other processes get their share; a thousand where handlers take microseconds.
     std::size_t prefetch = 256;
     std::size_t prefetch_bytes = 16 * 1024 * 1024;
 

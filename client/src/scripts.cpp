@@ -205,8 +205,10 @@ local function verdict(id, event_id, attempt, aggregate)
         return NOT_OWNED
     end
     local key = prefix ~= '' and event_id ~= '' and prefix .. event_id
-    local mark = key and redis.call('GET', key)
     local mine = (stream == redrive_stream and '1/' or '0/') .. id
+    -- most events were never seen before: one command is enough for them
+    local fresh = key and not state and redis.call('SET', key, mine, 'PX', lease_ttl, 'NX')
+    local mark = key and not fresh and redis.call('GET', key)
     if mark == 'done' then
         return DONE
     end
@@ -220,7 +222,7 @@ local function verdict(id, event_id, attempt, aggregate)
     if mark and mark ~= mine and lease_holds(mark) then
         return WAIT
     end
-    if key then
+    if key and not fresh then
         redis.call('SET', key, mine, 'PX', lease_ttl)
     end
     if attempt ~= '0' then

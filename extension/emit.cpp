@@ -1,9 +1,9 @@
 // outbox.emit: check the arguments, append one row in the caller's transaction, ask for a wake. No SPI, no socket, no wait.
 
 #include "common/crash_point.hpp"
+#include "common/plain_json.hpp"
 #include "extension/clock.hpp"
 #include "extension/event_type.hpp"
-#include "extension/json_scan.hpp"
 #include "extension/pg.hpp"
 #include "extension/printable.hpp"
 #include "extension/settings.hpp"

@@ -8,8 +8,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/plain_json.hpp"
 #include "src/pattern.hpp"
-#include "src/plain_json.hpp"
 #include "src/reply.hpp"
 #include "src/text.hpp"
 
@@ -41,17 +41,20 @@ std::size_t find_field(std::string_view name) noexcept {
     return i;
 }
 
+constexpr std::array<bool, 256> hex_digits = [] {
+    std::array<bool, 256> result{};
+    for (char c : std::string_view("0123456789abcdefABCDEF"))
+        result[static_cast<unsigned char>(c)] = true;
+    return result;
+}();
+
 bool is_uuid(std::string_view text) noexcept {
-    if (text.size() != 36)
+    if (text.size() != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' || text[23] != '-')
         return false;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        char c = text[i];
-        bool dash = i == 8 || i == 13 || i == 18 || i == 23;
-        bool hex = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-        if (dash ? c != '-' : !hex)
-            return false;
-    }
-    return true;
+    int digits = 0;
+    for (char c : text)
+        digits += hex_digits[static_cast<unsigned char>(c)];
+    return digits == 32;
 }
 
 bool parse_version(std::string_view text, int &value) noexcept {

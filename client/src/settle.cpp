@@ -134,11 +134,12 @@ void engine::acknowledged(stream &stream, const std::vector<delivery *> &part, c
         return;
     }
     OUTBOX_CRASH_POINT("after_acknowledgement");
-    if (!gone)
-        counters_.acknowledged.add(part.size());
     settling_ -= part.size();
     for (delivery *one : part)
         forget(*one);
+    // last: whoever sees the number finds the room made as well
+    if (!gone)
+        counters_.acknowledged.add(part.size());
 }
 
 // Its lane waits until Redis has it among the dead letters, so that with park_aggregate the next one finds it there.

@@ -1,5 +1,5 @@
 // The first look at JSON never says yes to what the library says no to, and says yes to what people send.
-#include "src/plain_json.hpp"
+#include "common/plain_json.hpp"
 
 #include <random>
 #include <string>
@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-using namespace outbox::detail;
+using outbox::is_plain_json;
 using namespace std::string_literals;
 
 namespace {

@@ -1,11 +1,12 @@
-#include "src/plain_json.hpp"
+#include "common/plain_json.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-namespace outbox::detail {
+namespace outbox {
 
 namespace {
 
@@ -158,8 +159,14 @@ class scanner {
             std::uint64_t bytes;
             std::memcpy(&bytes, at_, 8);
             std::uint64_t other = (bytes - each * 0x20) | ((bytes ^ each * '"') - each) | ((bytes ^ each * '\\') - each) | bytes;
-            if ((other & each * 0x80) != 0)
+            other &= each * 0x80;
+            if (other != 0) {
+                if constexpr (std::endian::native == std::endian::little) {
+                    at_ += std::countr_zero(other) / 8; // the first one: only those behind it may be taken for something else
+                    return;
+                }
                 break;
+            }
             at_ += 8;
         }
         while (at_ != end_ && static_cast<unsigned char>(*at_ - 0x20) < 0x60 && *at_ != '"' && *at_ != '\\')
@@ -212,4 +219,4 @@ class scanner {
 
 bool is_plain_json(std::string_view text, bool only_object) noexcept { return scanner(text).whole(only_object); }
 
-} // namespace outbox::detail
+} // namespace outbox

@@ -1,6 +1,6 @@
 'use strict';
-// pg-transactional-outbox, set up by its own statements and used as its README has it for an outbox: its replication listener, the
-// protections that it has for inboxes off, and a handler that appends.
+// pg-transactional-outbox, set up by its own statements and used as its README has it for an outbox: its replication listener (or its
+// polling one), the protections that it has for inboxes off, and a handler that appends.
 //
 // What the README leaves open is chosen for speed: messages are handled side by side, as many as there are connections; ioredis
 // sends what is appended in one turn of the event loop in one write; and no commit waits for the log, as one that is lost is a
@@ -12,7 +12,9 @@ const library = require('pg-transactional-outbox');
 const { options, postgres, redis: address, meter } = require('./options');
 
 const values = options({
-  setup: { type: 'boolean', default: false, help: 'create table, publication and slot, and end' },
+  setup: { type: 'boolean', default: false, help: 'create what the listener wants in the database, and end' },
+  listener: { type: 'string', default: 'replication', help: 'replication or polling' },
+  poll: { type: 'string', default: '10', help: 'ms between two looks of the polling listener' },
   concurrency: { type: 'string', default: '20', help: 'messages handled at once' },
 });
 const wanted = Number(values.events);
@@ -28,6 +30,7 @@ const names = {
   listenerRole: database.user,
   publication: 'library_publication',
   replicationSlot: 'library_slot',
+  nextMessagesName: 'next_outbox_messages',
 };
 
 async function setup() {
@@ -35,10 +38,15 @@ async function setup() {
   await client.connect();
   const { DatabaseSetup } = library;
   await client.query(DatabaseSetup.dropAndCreateTable(names));
-  await client.query(DatabaseSetup.setupReplicationCore(names));
-  // each statement by itself: a slot wants a transaction of its own
-  for (const statement of DatabaseSetup.setupReplicationSlot(names).split(';')) {
-    if (statement.trim()) await client.query(statement);
+  if (values.listener === 'polling') {
+    await client.query(DatabaseSetup.createPollingFunction(names));
+    await client.query(DatabaseSetup.setupPollingIndexes(names));
+  } else {
+    await client.query(DatabaseSetup.setupReplicationCore(names));
+    // each statement by itself: a slot wants a transaction of its own
+    for (const statement of DatabaseSetup.setupReplicationSlot(names).split(';')) {
+      if (statement.trim()) await client.query(statement);
+    }
   }
   await client.end();
 }
@@ -68,18 +76,37 @@ async function main() {
     dbTable: names.table,
     enableMaxAttemptsProtection: false,
     enablePoisonousMessageProtection: false,
-    dbPublication: names.publication,
-    dbReplicationSlot: names.replicationSlot,
   };
   const logger = { ...library.getDisabledLogger(), error: console.error, warn: console.error };
   const time = meter();
   time.begin();
-  const [shutdown] = library.initializeReplicationMessageListener(
-    { outboxOrInbox: 'outbox', dbListenerConfig: database, dbHandlerConfig: connection, settings },
-    handler,
-    logger,
-    { concurrencyStrategy: library.createReplicationSemaphoreConcurrencyController(concurrency) },
-  );
+  const [shutdown] =
+    values.listener === 'polling'
+      ? library.initializePollingMessageListener(
+          {
+            outboxOrInbox: 'outbox',
+            dbListenerConfig: connection,
+            settings: {
+              ...settings,
+              nextMessagesFunctionName: names.nextMessagesName,
+              nextMessagesBatchSize: concurrency,
+              nextMessagesPollingIntervalInMs: Number(values.poll),
+            },
+          },
+          handler,
+          logger,
+        )
+      : library.initializeReplicationMessageListener(
+          {
+            outboxOrInbox: 'outbox',
+            dbListenerConfig: database,
+            dbHandlerConfig: connection,
+            settings: { ...settings, dbPublication: names.publication, dbReplicationSlot: names.replicationSlot },
+          },
+          handler,
+          logger,
+          { concurrencyStrategy: library.createReplicationSemaphoreConcurrencyController(concurrency) },
+        );
   await ended;
   time.report(events);
   await shutdown();

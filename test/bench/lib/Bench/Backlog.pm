@@ -32,7 +32,7 @@ sub load {
     return;
 }
 
-# From outbox.resume() to the last entry: { rate, seconds, worker_cpu_us, redis_busy, rss }.
+# From outbox.resume() to the last entry: { rate, seconds, worker_cpu_us, postgres_cpu_us, redis_busy, rss }.
 sub drain {
     my ($ctx, $servers, %options) = @_;
     my ($events, $transport) = @options{qw(events transport)};
@@ -45,7 +45,7 @@ sub drain {
     $ctx->say("$transport: and drained");
     my ($worker, $redis) = ($servers->worker_pid, $servers->redis_pid);
     my $cpu = Bench::Servers::cpu_of($worker);
-    my $redis_cpu = Bench::Servers::cpu_of($redis);
+    my ($redis_cpu, $postgres_cpu) = (Bench::Servers::cpu_of($redis), $servers->cpu);
     my $rss = 0;
     my $began = Bench::Servers::now();
     $servers->resume;
@@ -57,8 +57,10 @@ sub drain {
     $redis_cpu = Bench::Servers::cpu_of($redis) - $redis_cpu;
     $servers->flush;    # its last words count, too
     $cpu = Bench::Servers::cpu_of($worker) - $cpu;
+    $postgres_cpu = $servers->cpu - $postgres_cpu;
     die "the worker was started again meanwhile\n" if $servers->worker_pid != $worker;
     return { rate => $events / $seconds, seconds => $seconds, worker_cpu_us => $cpu / $events * 1e6,
+        postgres_cpu_us => $postgres_cpu / $events * 1e6,
         redis_busy => $redis_cpu / $seconds, rss => $rss };
 }
 

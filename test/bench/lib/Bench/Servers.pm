@@ -6,6 +6,7 @@ use strict;
 use warnings;
 use DBI;
 use IO::Socket::INET;
+use POSIX ();
 use Time::HiRes qw(clock_gettime sleep time CLOCK_MONOTONIC);
 
 use Faults::Postgres;
@@ -204,6 +205,17 @@ sub backend_cpu {
     my $line = Bench::Context::slurp("/proc/" . $self->postmaster_pid . "/stat");
     my @fields = split ' ', $line =~ s/^.*\) //r;
     return ($fields[13] + $fields[14]) / POSIX::sysconf(POSIX::_SC_CLK_TCK()) + cpu_of(@alive);
+}
+
+# Of every process of PostgreSQL: those that are, and those that have ended, by the postmaster's account.
+sub cpu {
+    my ($self) = @_;
+    my $postmaster = $self->postmaster_pid;
+    my @fields = split ' ', Bench::Context::slurp("/proc/$postmaster/stat") =~ s/^.*\) //r;
+    my $sum = ($fields[13] + $fields[14]) / POSIX::sysconf(POSIX::_SC_CLK_TCK());
+    # one that ends right now is in the next account
+    $sum += eval { cpu_of($_) } // 0 for $postmaster, split ' ', Bench::Context::slurp("/proc/$postmaster/task/$postmaster/children");
+    return $sum;
 }
 
 # What it has in memory that is its own, in bytes: without what is shared.

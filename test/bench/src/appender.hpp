@@ -1,5 +1,6 @@
-// Appends events to a stream with pipelined XADDs on one connection: encodes into one buffer, writes what the socket takes, counts
-// the replies, and never waits. What a relay needs that has no library do it.
+// Appends events to a stream with pipelined XADDs on one connection: encodes into one buffer,
+// writes what the socket takes, counts the replies, and never waits. What a relay needs that has no
+// library do it.
 #pragma once
 
 #include "redis_socket.hpp"
@@ -17,8 +18,9 @@ using event_fields = std::array<std::string_view, 8>;
 
 class appender {
   public:
-    static constexpr std::array<std::string_view, 8> names = {"event_id", "event_type",  "aggregate_type", "aggregate_id",
-                                                              "version",  "occurred_at", "headers",        "payload"};
+    static constexpr std::array<std::string_view, 8> names = {
+        "event_id", "event_type",  "aggregate_type", "aggregate_id",
+        "version",  "occurred_at", "headers",        "payload"};
 
     appender(const std::string &where, const std::string &stream) : fd_(connect_redis(where)) {
         fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) | O_NONBLOCK);
@@ -34,11 +36,13 @@ class appender {
     // More should not be appended now: Redis is behind.
     bool full() const { return out_.size() - sent_ > 256 * 1024 || appended_ - confirmed_ > 10000; }
 
-    // Some hundred events. Fewer are written only when no reply is due, as Nagle has it: while Redis works there is time for more.
+    // Some hundred events. Fewer are written only when no reply is due, as Nagle has it: while
+    // Redis works there is time for more.
     bool worth_a_write() const { return out_.size() - sent_ > 48 * 1024; }
 
     short events_to_wait_for() const {
-        return static_cast<short>((appended_ > confirmed_ ? POLLIN : 0) | (wants_to_write() ? POLLOUT : 0));
+        return static_cast<short>((appended_ > confirmed_ ? POLLIN : 0) |
+                                  (wants_to_write() ? POLLOUT : 0));
     }
 
     void append(const event_fields &fields) {
@@ -86,7 +90,9 @@ class appender {
     }
 
   private:
-    bool wants_to_write() const { return sent_ < out_.size() && (sent_ > 0 || worth_a_write() || written_ == confirmed_); }
+    bool wants_to_write() const {
+        return sent_ < out_.size() && (sent_ > 0 || worth_a_write() || written_ == confirmed_);
+    }
 
     static std::string bulk(std::string_view word) {
         std::string text = "$";
@@ -118,7 +124,8 @@ class appender {
     bool at_line_start_ = true, in_id_ = false;
 };
 
-// "2026-11-21 08:55:15.964+00" as ISO 8601 writes it, into a buffer: what PostgreSQL prints where the time zone is UTC.
+// "2026-11-21 08:55:15.964+00" as ISO 8601 writes it, into a buffer: what PostgreSQL prints where
+// the time zone is UTC.
 inline std::string_view iso_time(std::string_view text, std::array<char, 40> &buffer) {
     if (text.size() < 22 || text.size() > buffer.size() || !text.ends_with("+00"))
         options::fail("this is no time of UTC: " + std::string(text));

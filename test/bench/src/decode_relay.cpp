@@ -1,6 +1,6 @@
-// A relay that reads the log: the inserts of the hand-written outbox table as wal2json or pgoutput tell them, or events that were
-// written to the log as logical messages and to no table. Appends with pipelined XADDs, and confirms a transaction to the server
-// when Redis has all of it.
+// A relay that reads the log: the inserts of the hand-written outbox table as wal2json or pgoutput
+// tell them, or events that were written to the log as logical messages and to no table. Appends
+// with pipelined XADDs, and confirms a transaction to the server when Redis has all of it.
 #include "appender.hpp"
 #include "walsender.hpp"
 
@@ -28,8 +28,9 @@ class decoder {
 };
 
 // the columns of bench.outbox that are fields, in the order of appender::names
-constexpr std::array<std::string_view, 8> columns = {"event_id", "event_type", "aggregate_type", "aggregate_id",
-                                                     "version",  "occurred_at", "headers",        "payload"};
+constexpr std::array<std::string_view, 8> columns = {"event_id",     "event_type", "aggregate_type",
+                                                     "aggregate_id", "version",    "occurred_at",
+                                                     "headers",      "payload"};
 constexpr int occurred_at = 5;
 
 int field_of(std::string_view column) {
@@ -96,7 +97,8 @@ class pgoutput_table : public decoder {
     std::array<char, 40> time_;
 };
 
-// pg_logical_emit_message(true, …, the eight fields with \x1f between them): no control character can be in them, JSON escapes it
+// pg_logical_emit_message(true, …, the eight fields with \x1f between them): no control character
+// can be in them, JSON escapes it
 class pgoutput_message : public decoder {
   public:
     kind decode(std::string_view message, event_fields &fields) override {
@@ -125,7 +127,8 @@ class wal2json : public decoder {
     kind decode(std::string_view message, event_fields &fields) override {
         text_.assign(message); // for the room that the parser wants behind it
         text_.reserve(message.size() + simdjson::SIMDJSON_PADDING);
-        simdjson::ondemand::document row = parser_.iterate(simdjson::padded_string_view(text_.data(), text_.size(), text_.capacity()));
+        simdjson::ondemand::document row = parser_.iterate(
+            simdjson::padded_string_view(text_.data(), text_.size(), text_.capacity()));
         std::string_view action = row["action"].get_string();
         if (action != "I")
             return action == "C" ? kind::commit : kind::other;
@@ -152,7 +155,8 @@ class wal2json : public decoder {
 #endif
 
 #ifdef WITH_SIMDJSON
-constexpr const char *formats = "pgoutput, wal2json: inserts of bench.outbox; message: logical messages";
+constexpr const char *formats =
+    "pgoutput, wal2json: inserts of bench.outbox; message: logical messages";
 #else
 constexpr const char *formats = "pgoutput: inserts of bench.outbox; message: logical messages";
 #endif
@@ -164,13 +168,15 @@ struct format {
 
 format choose(const std::string &name, const std::string &publication) {
     if (name == "pgoutput")
-        return {std::make_unique<pgoutput_table>(), "proto_version '1', publication_names '" + publication + "'"};
+        return {std::make_unique<pgoutput_table>(),
+                "proto_version '1', publication_names '" + publication + "'"};
     if (name == "message")
         return {std::make_unique<pgoutput_message>(),
                 "proto_version '1', publication_names '" + publication + "', messages 'true'"};
 #ifdef WITH_SIMDJSON
     if (name == "wal2json")
-        return {std::make_unique<wal2json>(), "\"format-version\" '2', \"include-types\" 'false', \"add-tables\" 'bench.outbox'"};
+        return {std::make_unique<wal2json>(),
+                "\"format-version\" '2', \"include-types\" 'false', \"add-tables\" 'bench.outbox'"};
 #endif
     options::fail(std::string("there is no format \"") + name + "\": " + formats);
 }
@@ -178,11 +184,15 @@ format choose(const std::string &name, const std::string &publication) {
 } // namespace
 
 int main(int argc, char **argv) {
-    options given(argc, argv, "Reads events from a logical slot and appends them to a Redis stream.",
-                  {"conninfo", "", "of the database", "redis", "", "path of a unix socket, or port of 127.0.0.1", "stream", "",
-                   "key of the stream", "format", "pgoutput", formats,
-                   "slot", "bench", "the slot, of the plugin that the format names", "publication", "bench", "of the table, for pgoutput",
-                   "events", "0", "end after so many; 0: at SIGTERM"});
+    options given(argc, argv,
+                  "Reads events from a logical slot and appends them to a Redis stream.",
+                  {"conninfo",    "",         "of the database",
+                   "redis",       "",         "path of a unix socket, or port of 127.0.0.1",
+                   "stream",      "",         "key of the stream",
+                   "format",      "pgoutput", formats,
+                   "slot",        "bench",    "the slot, of the plugin that the format names",
+                   "publication", "bench",    "of the table, for pgoutput",
+                   "events",      "0",        "end after so many; 0: at SIGTERM"});
     struct sigaction action = {};
     action.sa_handler = [](int) { stopping = 1; };
     sigaction(SIGTERM, &action, nullptr);
@@ -235,11 +245,13 @@ int main(int argc, char **argv) {
         source.confirm(published);
         if (some || (!starved && !redis.full()))
             continue;
-        // The server sends every change on its own. To wake up for each costs half of the CPU and makes nothing come sooner, so while
-        // Redis works there is a pause for some of them; longer ones make the server wait for room in the socket.
+        // The server sends every change on its own. To wake up for each costs half of the CPU and
+        // makes nothing come sooner, so while Redis works there is a pause for some of them; longer
+        // ones make the server wait for room in the socket.
         if (redis.confirmed() < redis.appended())
             usleep(200);
-        pollfd ready[] = {{source.fd(), static_cast<short>(starved ? POLLIN : 0), 0}, {redis.fd(), redis.events_to_wait_for(), 0}};
+        pollfd ready[] = {{source.fd(), static_cast<short>(starved ? POLLIN : 0), 0},
+                          {redis.fd(), redis.events_to_wait_for(), 0}};
         if (poll(ready, 2, 1000) < 0 && errno != EINTR)
             options::fail(std::string("poll: ") + std::strerror(errno));
     }

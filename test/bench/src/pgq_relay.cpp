@@ -1,6 +1,7 @@
-// A consumer of a PgQ queue: takes batch after batch (next_batch, get_batch_events, finish_batch) and appends with pipelined XADDs.
-// A batch is finished in the transaction that reads the one after it, and that transaction commits when Redis has all of the
-// first: PostgreSQL reads while Redis appends, and a crash sends a batch again and loses none.
+// A consumer of a PgQ queue: takes batch after batch (next_batch, get_batch_events, finish_batch)
+// and appends with pipelined XADDs. A batch is finished in the transaction that reads the one after
+// it, and that transaction commits when Redis has all of the first: PostgreSQL reads while Redis
+// appends, and a crash sends a batch again and loses none.
 #include "appender.hpp"
 #include "clock.hpp"
 
@@ -18,7 +19,9 @@ struct relay {
     PGconn *postgres;
     appender &redis;
 
-    [[noreturn]] void fail() { options::fail(std::string("PostgreSQL: ") + PQerrorMessage(postgres)); }
+    [[noreturn]] void fail() {
+        options::fail(std::string("PostgreSQL: ") + PQerrorMessage(postgres));
+    }
 
     // Redis is served while PostgreSQL works. The result of the last statement.
     result run(const std::string &statements) {
@@ -27,7 +30,8 @@ struct relay {
         result last{nullptr, PQclear};
         for (;;) {
             while (PQisBusy(postgres)) {
-                pollfd ready[] = {{PQsocket(postgres), POLLIN, 0}, {redis.fd(), redis.events_to_wait_for(), 0}};
+                pollfd ready[] = {{PQsocket(postgres), POLLIN, 0},
+                                  {redis.fd(), redis.events_to_wait_for(), 0}};
                 if (poll(ready, 2, -1) < 0 && errno != EINTR)
                     options::fail(std::string("poll: ") + std::strerror(errno));
                 redis.exchange();
@@ -56,7 +60,8 @@ struct relay {
 
     void append(PGresult *batch) {
         auto value = [&](int row, int column) {
-            return std::string_view(PQgetvalue(batch, row, column), static_cast<std::size_t>(PQgetlength(batch, row, column)));
+            return std::string_view(PQgetvalue(batch, row, column),
+                                    static_cast<std::size_t>(PQgetlength(batch, row, column)));
         };
         std::array<char, 40> time;
         for (int row = 0; row < PQntuples(batch); ++row) {
@@ -65,8 +70,9 @@ struct relay {
             std::size_t space = both.find(' ');
             if (space == both.npos)
                 options::fail("ev_extra4 is not \"<version> <headers>\"");
-            redis.append({value(row, 0), value(row, 1), value(row, 2), value(row, 3), both.substr(0, space),
-                          iso_time(value(row, 5), time), both.substr(space + 1), value(row, 6)});
+            redis.append({value(row, 0), value(row, 1), value(row, 2), value(row, 3),
+                          both.substr(0, space), iso_time(value(row, 5), time),
+                          both.substr(space + 1), value(row, 6)});
             if (redis.worth_a_write())
                 redis.exchange();
         }
@@ -78,9 +84,13 @@ struct relay {
 
 int main(int argc, char **argv) {
     options given(argc, argv, "Reads events from a PgQ queue and appends them to a Redis stream.",
-                  {"conninfo", "", "of the database", "redis", "", "path of a unix socket, or port of 127.0.0.1", "stream", "",
-                   "key of the stream", "queue", "bench", "the queue", "consumer", "relay", "its consumer, registered", "poll", "5",
-                   "ms between two looks for a batch", "events", "0", "end after so many; 0: at SIGTERM"});
+                  {"conninfo", "",      "of the database",
+                   "redis",    "",      "path of a unix socket, or port of 127.0.0.1",
+                   "stream",   "",      "key of the stream",
+                   "queue",    "bench", "the queue",
+                   "consumer", "relay", "its consumer, registered",
+                   "poll",     "5",     "ms between two looks for a batch",
+                   "events",   "0",     "end after so many; 0: at SIGTERM"});
     struct sigaction action = {};
     action.sa_handler = [](int) { stopping = 1; };
     sigaction(SIGTERM, &action, nullptr);
@@ -91,7 +101,8 @@ int main(int argc, char **argv) {
         relay.fail();
     // a commit that is lost with the server is a batch sent again, so nobody waits for the log
     relay.run("SET timezone = 'UTC'; SET synchronous_commit = off");
-    const std::string next = "SELECT pgq.next_batch('" + given.text("queue") + "', '" + given.text("consumer") + "')";
+    const std::string next =
+        "SELECT pgq.next_batch('" + given.text("queue") + "', '" + given.text("consumer") + "')";
 
     double cpu = cpu_seconds();
     std::int64_t began = now_ns();
@@ -107,7 +118,8 @@ int main(int argc, char **argv) {
             continue;
         }
         std::string id = PQgetvalue(answer.get(), 0, 0);
-        result batch = relay.run("SELECT ev_extra1, ev_type, ev_extra2, ev_extra3, ev_extra4, ev_time, ev_data FROM pgq.get_batch_events(" +
+        result batch = relay.run("SELECT ev_extra1, ev_type, ev_extra2, ev_extra3, ev_extra4, "
+                                 "ev_time, ev_data FROM pgq.get_batch_events(" +
                                  id + ")");
         relay.settle();
         relay.run("COMMIT");

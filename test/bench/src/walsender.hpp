@@ -1,5 +1,5 @@
-// A replication connection that reads a logical slot: what the server sends, message by message, and the position that is told
-// back to it.
+// A replication connection that reads a logical slot: what the server sends, message by message,
+// and the position that is told back to it.
 #pragma once
 
 #include "clock.hpp"
@@ -40,10 +40,12 @@ class walsender {
 
     // settings: of the output plugin, as START_REPLICATION takes them
     walsender(const std::string &conninfo, const std::string &slot, const std::string &settings) {
-        connection_ = PQconnectdb((conninfo + " replication=database options='-c timezone=UTC'").c_str());
+        connection_ =
+            PQconnectdb((conninfo + " replication=database options='-c timezone=UTC'").c_str());
         if (PQstatus(connection_) != CONNECTION_OK)
             fail();
-        std::string command = "START_REPLICATION SLOT \"" + slot + "\" LOGICAL 0/0 (" + settings + ")";
+        std::string command =
+            "START_REPLICATION SLOT \"" + slot + "\" LOGICAL 0/0 (" + settings + ")";
         PGresult *result = PQexec(connection_, command.c_str());
         if (PQresultStatus(result) != PGRES_COPY_BOTH)
             fail();
@@ -68,7 +70,8 @@ class walsender {
             if (length < 0)
                 fail();
             if (buffer_[0] == 'w' && length >= 25)
-                return message{read_uint64(buffer_ + 1), {buffer_ + 25, static_cast<std::size_t>(length) - 25}};
+                return message{read_uint64(buffer_ + 1),
+                               {buffer_ + 25, static_cast<std::size_t>(length) - 25}};
             if (buffer_[0] == 'k' && length >= 18) {
                 keepalive_ = read_uint64(buffer_ + 1);
                 answer_due_ = answer_due_ || buffer_[17];
@@ -82,8 +85,8 @@ class walsender {
             fail();
     }
 
-    // Everything before is published. Tells the server, not more often than ten times a second: it only spares reading again after
-    // a crash. At once if the server has asked, or if it is urgent.
+    // Everything before is published. Tells the server, not more often than ten times a second: it
+    // only spares reading again after a crash. At once if the server has asked, or if it is urgent.
     void confirm(std::uint64_t lsn, bool urgent = false) {
         std::int64_t now = now_ns();
         if (!urgent && !answer_due_ && (lsn == confirmed_ || now - told_at_ < 100'000'000))
@@ -103,7 +106,9 @@ class walsender {
     std::uint64_t keepalive() const { return keepalive_; }
 
   private:
-    [[noreturn]] void fail() { options::fail(std::string("replication: ") + PQerrorMessage(connection_)); }
+    [[noreturn]] void fail() {
+        options::fail(std::string("replication: ") + PQerrorMessage(connection_));
+    }
 
     PGconn *connection_;
     char *buffer_ = nullptr;

@@ -135,10 +135,13 @@ sub missing {
     return undef;
 }
 
-# wal_level as logical decoding wants it, for all of them
+# wal_level as logical decoding wants it, for all of them; and some versions of PostgreSQL want to know which libraries may decode
 sub servers {
     my ($ctx, %options) = @_;
-    my $servers = $ctx->servers(postgres => { wal_level => 'logical' }, %options);
+    my %settings = (wal_level => 'logical');
+    $settings{output_plugin_libraries} = 'pgoutput, wal2json'
+        if $ctx->command([ "$ctx->{build}/pg/bin/postgres", '--describe-config' ]) =~ /^output_plugin_libraries\b/m;
+    my $servers = $ctx->servers(postgres => \%settings, %options);
     Bench::Commits::prepare($ctx, $servers);
     return $servers;
 }
@@ -157,9 +160,6 @@ sub measure_other {
     my ($ctx, $contender) = @_;
     my $servers = servers($ctx, extension => 0);
     $servers->execute(Bench::Context::slurp($ctx->here . '/alternatives.sql'));
-    # PostgreSQL's newer minor versions want to know which libraries may decode
-    $servers->execute('ALTER SYSTEM SET output_plugin_libraries = pgoutput, test_decoding, wal2json', 'SELECT pg_reload_conf()')
-        if $servers->value(q{SELECT 1 FROM pg_settings WHERE name = 'output_plugin_libraries'});
     $contender->{prepare}->($ctx, $servers, $contender) if $contender->{prepare};
 
     my $relay = begin($ctx, $contender, places($servers), @{ $contender->{single} // [] });

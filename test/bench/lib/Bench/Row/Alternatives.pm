@@ -230,7 +230,7 @@ events sent again. What comes twice after a crash is theirs to live with.
 
 - **SKIP LOCKED relay** ([`relay.js`](peers/relay.js); node, pg 8.23.1, ioredis 6.0.0): `DELETE` (or `UPDATE … SET published_at`) of a
   thousand rows that it takes `FOR UPDATE SKIP LOCKED`, one pipeline of `XADD`s, `COMMIT`; two connections in turn, woken by `NOTIFY`, polling each
-  second. Batches of 500, 2,000 and 5,000, and one connection, were slower.
+  second. Batches of 500, 2,000 and 5,000, and one connection, were no faster.
 - **pg-transactional-outbox** 0.5.7 ([`pg_transactional_outbox.js`](peers/pg_transactional_outbox.js)): the replication listener, its
   protections against poisonous messages off as its README has it for an outbox, 20 messages at once without an order. 5, 10 and 40
   at once, its ordered modes, and its polling listener were slower. It drains a fiftieth of the events. For single commits it is the polling

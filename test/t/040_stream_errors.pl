@@ -97,8 +97,7 @@ ok_positions($node, $redis, 'and outbox.event still agrees with Redis', @ours);
 
 # no stream at all
 
-$redis->cmd('RENAME', 'outbox:{wallet}', 'aside');
-$redis->cmd('SET', 'outbox:{wallet}', 'no stream');
+$redis->spoil('outbox:{wallet}');
 $load = start_load($node, clients => 2, rate => 200);
 poll_until(sub { stat_sink($node)->{held_streams} == 1 }, 'the stream is held');
 others_flow('wallet', 'with a key of another type');
@@ -110,8 +109,7 @@ is(stat_sink($node)->{dead_letters}, 0, 'and no dead letters yet');
 $node->safe_psql('postgres', 'SELECT pg_terminate_backend(' . wait_for_worker($node) . ')');
 others_flow('wallet', 'after a restart of the worker');
 is(stat_sink($node)->{held_streams}, 1, 'the hold outlives the worker');
-$redis->cmd('DEL', 'outbox:{wallet}');
-$redis->cmd('RENAME', 'aside', 'outbox:{wallet}');
+$redis->mend('outbox:{wallet}');
 poll_until(sub { stat_sink($node)->{held_streams} == 0 }, 'the stream is in order again');
 $load->stop;
 wait_settled($node);
@@ -121,14 +119,13 @@ ok_positions($node, $redis, 'and is published in outbox.event', @ours);
 # A crash takes the worker back behind what Redis has of the other streams. What was held is due at once and goes well, before
 # the worker has come by there again.
 for my $round (1 .. 2) {
-    $redis->cmd('RENAME', 'outbox:{wallet}', 'aside');
-    $redis->cmd('SET', 'outbox:{wallet}', 'no stream');
+    $redis->spoil('outbox:{wallet}');
     $load = start_load($node, clients => 2, rate => 200);
     poll_until(sub { stat_sink($node)->{held_streams} == 1 }, 'the stream is held');
     others_flow('wallet', 'before a crash');
     crash($node);
     $load->stop;
-    $redis->cmd('RENAME', 'aside', 'outbox:{wallet}');
+    $redis->mend('outbox:{wallet}');
     $node->start;
     poll_until(sub { stat_sink($node)->{held_streams} == 0 }, 'the stream is in order again');
     wait_settled($node);
@@ -138,9 +135,8 @@ ok_positions($node, $redis, 'and is published in outbox.event', @ours);
 
 # that stays so
 
-$redis->cmd('RENAME', 'outbox:{wallet}', 'aside');
-$redis->cmd('SET', 'outbox:{wallet}', 'no stream');
-my $of_wallet = $redis->cmd('XLEN', 'aside');
+$redis->spoil('outbox:{wallet}');
+my $of_wallet = $redis->cmd('XLEN', 'outbox:{wallet}:aside');
 $load = start_load($node, clients => 2, rate => 150);
 poll_until(sub { events_of('wallet', 'failed') > 5 }, 'events are tried again');
 is(stat_sink($node)->{dead_letters}, 0, 'as long as there are attempts');
@@ -155,8 +151,7 @@ is(events_of('wallet', 'failed'), 0, 'none is still failed');
 is($node->safe_psql('postgres', q{
     SELECT DISTINCT topic, attempts >= 3 AND failed_at <= dead_at AND error ~ '^WRONGTYPE' FROM outbox.dead_letter}),
     'wallet|t', 'a dead letter says how often and why');
-$redis->cmd('DEL', 'outbox:{wallet}');
-$redis->cmd('RENAME', 'aside', 'outbox:{wallet}');
+$redis->mend('outbox:{wallet}');
 run_load($node, transactions => 50);
 wait_settled($node);
 cmp_ok(length_of('wallet'), '>', $of_wallet, 'new events go through after the repair');
@@ -261,13 +256,12 @@ ok_streams($granted, $guarded, 'each right that is missing is told, and nothing 
 $guarded->cmd('ACL', 'LOG', 'RESET');
 $granted->safe_psql('postgres', "SELECT outbox.pause('default')");
 emit_some($granted, 4000);
-$guarded->cmd('RENAME', 'outbox:{shop}', 'aside');
-$guarded->cmd('SET', 'outbox:{shop}', 'no stream');
+$guarded->spoil('outbox:{shop}');
 my $log_from = -s $granted->logfile;
 $guarded->cmd('CONFIG', 'RESETSTAT');
 $granted->safe_psql('postgres', "SELECT outbox.resume('default')");
 poll_until(sub { stat_sink($granted)->{held_streams} == 1 }, 'the stream is held');
-$guarded->cmd('RENAME', 'aside', 'outbox:{shop}');
+$guarded->mend('outbox:{shop}');
 wait_settled($granted);
 like($guarded->cmd('INFO', 'commandstats'), qr/cmdstat_discard:calls=[1-9]/, 'what was queued behind a failure is taken back');
 ok(!log_has($granted, qr/lost Redis|could not (work with|connect to) Redis/, $log_from), 'which costs no connection');

@@ -131,13 +131,11 @@ turn('they are dropped after they were published');
 
 # a stream that refuses its events
 
-$redis->cmd('RENAME', 'outbox:{wallet}', 'aside');
-$redis->cmd('SET', 'outbox:{wallet}', 'no stream');
+$redis->spoil('outbox:{wallet}');
 poll_until(sub { stat_sink($node)->{held_streams} == 1 }, 'the stream is held');
 poll_until(sub { held_back() =~ /held|confirmed/ }, 'a held stream holds its events back');
 poll_until(sub { one("SELECT now() - min(occurred_at) > '3500 ms' FROM outbox.stored_event") eq 't' }, 'they are older than retention');
-$redis->cmd('DEL', 'outbox:{wallet}');
-$redis->cmd('RENAME', 'aside', 'outbox:{wallet}');
+$redis->mend('outbox:{wallet}');
 poll_until(sub { dropped_unpublished() == 0 }, 'none of them has been dropped', 10);
 poll_until(sub { stat_sink($node)->{held_streams} == 0 }, 'the stream is in order again');
 turn('they are dropped after they were published');

@@ -183,10 +183,10 @@ sub spoil_stream {
     my ($self, $seconds) = @_;
     my $key = $self->{keys}[0];
     my $redis = $self->{redis};
-    $redis->cmds([ 'MULTI' ], [ 'RENAME', $key, "$key:away" ], [ 'SET', $key, 'no stream' ], [ 'EXEC' ]);
+    $redis->spoil($key);
     $self->burst(50);
     $self->pass($seconds);
-    $redis->cmds([ 'MULTI' ], [ 'RENAME', "$key:away", $key ], [ 'EXEC' ]);
+    $redis->mend($key);
     return;
 }
 

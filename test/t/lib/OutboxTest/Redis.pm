@@ -161,6 +161,20 @@ sub cmds {
     die $why;
 }
 
+# The stream is something else for a while. Each in one step: between two an entry could be added, and then be overwritten.
+sub spoil { my ($self, $key) = @_; return $self->all([ 'RENAME', $key, "$key:aside" ], [ 'SET', $key, 'no stream' ]) }
+sub mend { my ($self, $key) = @_; return $self->cmd('RENAME', "$key:aside", $key) }
+
+# Several commands in one transaction; dies when one of them fails.
+sub all {
+    my ($self, @commands) = @_;
+    my @replies = $self->cmds([ 'MULTI' ], @commands, [ 'EXEC' ]);
+    for my $reply (@replies, ref $replies[-1] eq 'ARRAY' ? @{ $replies[-1] } : ()) {
+        die "$$reply\n" if ref $reply eq 'OutboxTest::Redis::Error';
+    }
+    return;
+}
+
 # As typed: cli('XADD s 5-1 a b').
 sub cli { my ($self, $line) = @_; return $self->cmd(split ' ', $line) }
 

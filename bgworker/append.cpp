@@ -199,15 +199,13 @@ bool dispatcher::lease_is_due() const {
     return TimestampDifferenceExceeds(leased_at_, steady_now(), std::min(settings::lease_timeout / 5, 1000));
 }
 
-// The marker: who writes it, the last event that is in Redis with it, how often something was repaired without moving it, and
-// how many events up to it are in doubt until every reply to this chunk was seen.
+// The end of a chunk: the marker, perhaps the lease, EXEC, and the look at the marker for the next one.
 void dispatcher::seal(chunk &target, position marker, position settled) {
     target.sealed = marker = std::max(marker, marker_);
-    char place[position_text_size];
-    auto length = static_cast<int>(print(marker, place));
-    int64 in_doubt = settled.ms == marker.ms ? marker.n - settled.n : marker.n + 1;
-    pg_snprintf(target.marker, sizeof target.marker, "%s:%.*s:%lld:%lld", incarnation_, length, place,
-                static_cast<long long>(repairs_), static_cast<long long>(in_doubt));
+    sink_marker text = {incarnation_, marker, repairs_, settled.ms == marker.ms ? marker.n - settled.n : marker.n + 1, {}};
+    if (const carried_tick *carried = make_durable(marker.ms))
+        text.tick = *carried;
+    print(text, target.marker);
     target.renews_lease = lease_is_due();
     char lease[96];
     pg_snprintf(lease, sizeof lease, "%s@%s", incarnation_, instance_);
@@ -546,8 +544,10 @@ sent dispatcher::run_batch() {
         const chunk *queued = nullptr;
         if (!leave) {
             fill(filled);
-            if (filled.events > 0) {
+            if (filled.events > 0)
                 queued = &filled;
+            // With nothing to wait for, all of it goes in one write.
+            if (queued && flying) {
                 if (!link_.send(*filled.commands))
                     return sent::lost;
                 OUTBOX_CRASH_POINT("chunk_queued");

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "bgworker/batch.hpp"
+#include "bgworker/marker.hpp"
 #include "bgworker/position.hpp"
 #include "bgworker/stream.hpp"
 #include "extension/pg.hpp"
@@ -33,7 +34,7 @@ struct chunk {
     position last;               // the last event covered
     batch_reader::place begin;   // before the first
     bool renews_lease = false;
-    char marker[144] = "";
+    char marker[marker_text_size] = "";
     position sealed; // the marker's position
 
     void clear() {

@@ -14,6 +14,7 @@
 #include "extension/guard.hpp"
 
 extern "C" {
+#include "access/xlog.h"
 #include "common/hashfn.h"
 #include "common/pg_prng.h"
 }
@@ -197,10 +198,8 @@ void dispatcher::load_memory() {
         recorded_seq_ = last.anchor == storage::anchor() ? last.seq : 0;
         if (last.anchor != storage::anchor())
             last = predecessor(sink_id_, {no_tick, storage::anchor(), 0, nullptr});
-        if (last.snapshot) {
-            last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, VARSIZE(last.snapshot)));
-            memcpy(static_cast<void *>(last_snapshot_), last.snapshot, VARSIZE(last.snapshot));
-        }
+        if (last.snapshot)
+            keep_snapshot(*last.snapshot);
     }
     commit_transaction();
     passed_ms_ = cursor_.ms > 0 ? cursor_.ms - 1 : 0;
@@ -234,6 +233,8 @@ bool dispatcher::record_tick(bool only_when_full) {
     begin_transaction();
     lock_ticks(sink_id_);
     PushActiveSnapshot(GetLatestSnapshot());
+    // whatever the snapshot sees was in the log before
+    XLogRecPtr sees_upto = GetXLogInsertRecPtr();
     tick recorded;
     recorded.ms = next_ms();
     recorded.anchor = storage::anchor();
@@ -250,21 +251,36 @@ bool dispatcher::record_tick(bool only_when_full) {
     }
     if (wanted) {
         insert_tick(sink_id_, recorded, cursor_);
-        if (last_snapshot_)
-            pfree(last_snapshot_);
-        last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, VARSIZE(recorded.snapshot)));
-        memcpy(static_cast<void *>(last_snapshot_), recorded.snapshot, VARSIZE(recorded.snapshot));
+        remember_tick(recorded);
+        carry(recorded, only_when_full ? InvalidXLogRecPtr : sees_upto);
     }
-    int64 ms = recorded.ms, seq = recorded.seq;
     PopActiveSnapshot();
+    // Nobody waits for it to reach the disk: see make_durable(). Not by SET LOCAL, which costs a walk over all settings.
+    synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
     commit_transaction();
+    synchronous_commit = SYNCHRONOUS_COMMIT_ON; // as in pin_settings(); an error ends the process
     if (!wanted)
         return false;
+    tick_end_ = XactLastCommitEnd;
     OUTBOX_CRASH_POINT("tick_recorded");
-    last_ms_ = recorded_ms_ = ms;
-    recorded_seq_ = seq;
     ticked_at_ = steady_now();
     return true;
+}
+
+// Where the next batch begins.
+void dispatcher::keep_snapshot(const stored_snapshot &newest) {
+    if (last_snapshot_)
+        pfree(last_snapshot_);
+    Size size = VARSIZE(&newest);
+    last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, size));
+    memcpy(static_cast<void *>(last_snapshot_), static_cast<const void *>(&newest), size);
+}
+
+void dispatcher::remember_tick(const tick &newest) {
+    last_ms_ = std::max(last_ms_, newest.ms);
+    recorded_ms_ = newest.ms;
+    recorded_seq_ = newest.seq;
+    keep_snapshot(*newest.snapshot);
 }
 
 // While the sink is down or paused, so that what piles up drains in batches of a bounded size.

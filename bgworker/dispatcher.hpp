@@ -4,6 +4,7 @@
 #include "bgworker/batch.hpp"
 #include "bgworker/chunk.hpp"
 #include "bgworker/link.hpp"
+#include "bgworker/marker.hpp"
 #include "bgworker/position.hpp"
 #include "bgworker/shared.hpp"
 #include "bgworker/state.hpp"
@@ -34,6 +35,8 @@ class dispatcher {
     bool dispatch();
     bool next_batch();
     bool record_tick(bool only_when_full);
+    void keep_snapshot(const stored_snapshot &newest);
+    void remember_tick(const tick &newest);
     void record_backlog_tick();
     void checkpoint();
     void answer_flush();
@@ -71,6 +74,11 @@ class dispatcher {
     bool may_be_there(const stream_state &stream, position where) const;
     void settle(const state::event_key &key);
 
+    // -- carry.cpp: a tick that is on its way to the disk
+    void carry(const tick &recorded, XLogRecPtr sees_upto);
+    const carried_tick *make_durable(int64 marker_ms);
+    bool restore_tick(const sink_marker &seen, bool &restored);
+
     // -- hold.cpp: streams that refuse entries
     void hold(stream_state &stream, position from, position tried, const char *error);
     void save_hold(const stream_state &stream);
@@ -89,6 +97,7 @@ class dispatcher {
     bool is_sinks_fault(const redisReply &reply);
     void accept_look();
     bool match_entries_of_others();
+    bool has_entries_above(int64 ms) const;
     bool take_over(position marker, position settled, bool &refused);
 
     // -- retention.cpp
@@ -111,7 +120,7 @@ class dispatcher {
     bool memory_loaded_ = false;
     char incarnation_[40] = "";
     char instance_[40] = "";
-    char marker_text_[144] = ""; // the marker as we wrote it last
+    char marker_text_[marker_text_size] = ""; // the marker as we wrote it last
     char marker_key_[96] = "";
     char lease_key_[96] = "";
     char client_name_[NAMEDATALEN + 16] = "";
@@ -162,6 +171,8 @@ class dispatcher {
     TimestampTz reconnected_at_ = 0;
 
     stored_snapshot *last_snapshot_ = nullptr; // of our anchor's newest tick
+    XLogRecPtr tick_end_ = InvalidXLogRecPtr;  // where the log has to be durable for it to be; invalid: it is
+    carried_tick carried_;                     // that tick, where the marker may carry it until then
     uint64 flush_asked_ = 0;
     int64 flush_ms_ = 0;
 

@@ -4,7 +4,8 @@
 //   ours, at or beyond our cursor            as we left it                      go on from the marker; the chunk before it
 //                                                                               is sent again, as its replies may be lost
 //   ours, below our cursor, or none at all   Redis lost data                    go back, send what is missing, same IDs
-//   at a tick that this database never had   this database lost data            record which of our events are there
+//   at a tick that this database has not     it crashed before that was durable record the tick, which the marker carries
+//                                            or it lost more                    record which of our events are there
 //   a living worker elsewhere wrote it       clone, split brain                 stop until it is gone or resume says so
 
 #include "bgworker/dispatcher.hpp"
@@ -22,22 +23,6 @@
 namespace outbox {
 
 constexpr int streams_at_once = 32; // XINFO and XRANGE answer with whole entries
-
-// "<incarnation>:<ms>-<n>:<repairs>:<in doubt>", see dispatcher::seal()
-static bool parse_marker(std::string_view text, position &at, int64 &repairs, int64 &in_doubt) {
-    auto field = [&text] {
-        auto end = std::min(text.find(':'), text.size());
-        auto found = text.substr(0, end);
-        text = text.substr(std::min(end + 1, text.size()));
-        return found;
-    };
-    auto number = [](std::string_view digits, int64 &value) {
-        auto end = digits.data() + digits.size();
-        return std::from_chars(digits.data(), end, value).ptr == end && !digits.empty();
-    };
-    field();
-    return parse(field(), at) && number(field(), repairs) && number(field(), in_doubt);
-}
 
 static std::string_view text_of(const redisReply &reply) {
     return reply.type == REDIS_REPLY_STRING ? std::string_view(reply.str, static_cast<std::size_t>(reply.len))
@@ -199,6 +184,15 @@ void dispatcher::accept_look() {
     pfree(streams);
 }
 
+bool dispatcher::has_entries_above(int64 ms) const {
+    HASH_SEQ_STATUS scan;
+    hash_seq_init(&scan, streams_);
+    bool found = false;
+    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+        found = found || stream->top.ms > ms;
+    return found;
+}
+
 // Another server of this lineage has appended what we do not know of. Entries above our cursor that are events of ours are
 // recorded as placed, so that they are not appended a second time.
 bool dispatcher::match_entries_of_others() {
@@ -265,10 +259,11 @@ bool dispatcher::match_entries_of_others() {
     }
     hash_destroy(candidates);
     pfree(streams);
-    ereport(LOG,
-            errmsg("sink \"%s\" is ahead of this database: %lld of its events were found in their streams", sink_.name,
-                   static_cast<long long>(placed)),
-            errdetail("The database was restored or promoted with less than its predecessor had published."));
+    if (placed > 0)
+        ereport(LOG,
+                errmsg("sink \"%s\" is ahead of this database: %lld of its events were found in their streams", sink_.name,
+                       static_cast<long long>(placed)),
+                errdetail("The database was restored or promoted with less than its predecessor had published."));
     return true;
 }
 
@@ -331,9 +326,10 @@ bool dispatcher::reconcile() {
         }
 
         bool mine = text_of(link_.reply(lease_reply)).ends_with(instance_);
-        position at;
-        int64 repairs = 0, in_doubt = 0;
-        bool marked = parse_marker(marker, at, repairs, in_doubt);
+        sink_marker seen;
+        bool marked = parse(marker, seen);
+        position at = seen.at;
+        int64 repairs = seen.repairs;
         bool was_used = cursor_.ms > 0;
         // Fewer repairs than we have made: they are lost, though the position is the same.
         healing_ = was_used && (!marked || at < cursor_ || repairs < repairs_);
@@ -342,6 +338,12 @@ bool dispatcher::reconcile() {
             begin_transaction();
             ahead = !tick_exists(sink_id_, at.ms);
             commit_transaction();
+        }
+        if (ahead) {
+            bool restored;
+            if (!restore_tick(seen, restored))
+                return false;
+            ahead = !restored;
         }
         if (ahead) {
             if (!match_entries_of_others())
@@ -356,9 +358,12 @@ bool dispatcher::reconcile() {
         believed_ = ahead ? cursor_ : marked && !healing_ ? at : position{recorded_ms_, PG_INT64_MAX};
         covered_ = marked ? at : position{};
         // Another server may have known of a held stream what this one does not: then from the cursor on.
-        doubt_from_ = marked && !ahead && mine ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - in_doubt)})
+        doubt_from_ = marked && !ahead && mine ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - seen.in_doubt)})
                                                : cursor_;
         if (!look_at_streams() || (healing_ && !look_for_tails()))
+            return false;
+        // With the marker went the tick that it may have carried.
+        if (!marked && was_used && has_entries_above(recorded_ms_) && !match_entries_of_others())
             return false;
         // What the marker covers is there, but for what was released behind it.
         if (healing_)

@@ -120,6 +120,10 @@ void add_incarnation(int sink_id, const char *incarnation) {
             {of(sink_id), of(incarnations_kept)});
 }
 
+bool knows_incarnation(int sink_id, std::string_view incarnation) {
+    return execute("SELECT FROM outbox.incarnation WHERE sink_id = $1 AND incarnation = $2", {of(sink_id), of(incarnation)}) > 0;
+}
+
 position load_checkpoint(int sink_id) {
     position found;
     if (run("SELECT ms, n FROM outbox.checkpoint WHERE sink_id = $1", {of(sink_id)}) == 1)

@@ -36,6 +36,7 @@ bool has_native_events();
 void clear_take_over(int sink_id);
 
 void add_incarnation(int sink_id, const char *incarnation);
+bool knows_incarnation(int sink_id, std::string_view incarnation);
 
 position load_checkpoint(int sink_id);
 void save_checkpoint(int sink_id, position cursor);

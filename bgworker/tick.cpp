@@ -17,6 +17,11 @@ bool stored_snapshot::sees(FullTransactionId xid) const {
     });
 }
 
+bool stored_snapshot::precedes(const stored_snapshot &later) const {
+    return !FullTransactionIdPrecedes(later.xmax, xmax) &&
+           std::none_of(later.xip, later.xip + later.nxip, [this](FullTransactionId xid) { return sees(xid); });
+}
+
 static void read(TupleTableSlot *slot, tick &result) {
     slot_getallattrs(slot);
     result.ms = DatumGetInt64(slot->tts_values[column::ms]);

@@ -1,6 +1,6 @@
-// Ticks: recorded batch boundaries. A tick is a snapshot, written down durably before anything of its batch is sent. The batch
-// is what its snapshot sees and that of the tick before (of the same anchor) does not: a set that never changes, so it can be
-// sent again identically for ever. The idea is PgQ's.
+// Ticks: recorded batch boundaries. A tick is a snapshot, written down before anything of its batch is sent, here and, as long as
+// that is not durable, in Redis with what is sent (carry.cpp). The batch is what its snapshot sees and that of the tick before (of
+// the same anchor) does not: a set that never changes, so it can be sent again identically for ever. The idea is PgQ's.
 #pragma once
 
 #include "bgworker/position.hpp"
@@ -18,6 +18,8 @@ struct stored_snapshot {
 
     // Had the transaction ended (committed or not) when the snapshot was taken?
     bool sees(FullTransactionId xid) const;
+    // Can `later` have been taken after this one? Then it sees whatever this one does.
+    bool precedes(const stored_snapshot &later) const;
 };
 
 struct tick {

@@ -14,6 +14,7 @@ my %provoke = (
     foreign => sub { my ($round) = @_; $round->copy_entries(1, 'ahead') },
     hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
     retention => sub { },
+    backlog => sub { my ($round) = @_; $round->burst(700) },
     takeover => sub {
         my ($round) = @_;
         for (1 .. 3) {

@@ -9,7 +9,7 @@ static void pin_settings() {
     const struct {
         const char *name, *value;
     } pinned[] = {
-        {"synchronous_commit", "on"}, // a tick covers only what is durable when it is
+        {"synchronous_commit", "on"}, // what is recorded before it is sent; ticks alone do not wait (carry.cpp)
         {"default_transaction_isolation", "read committed"},
         {"default_transaction_read_only", "off"},
         {"default_transaction_deferrable", "off"},

@@ -271,11 +271,18 @@ void publish(verification *own, const verification &progress) {
     LWLockRelease(shm->lock);
 }
 
+void end_verification() {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (verification &each : shm->verifications)
+        each.over = each.over || (OidIsValid(each.database) && each.caller == MyProcPid);
+    LWLockRelease(shm->lock);
+}
+
 bool read(int index, verification &copy) {
     LWLockAcquire(shm->lock, LW_SHARED);
     copy = shm->verifications[index];
     LWLockRelease(shm->lock);
-    return OidIsValid(copy.database);
+    return OidIsValid(copy.database) && !copy.over;
 }
 
 int verification_count() { return shm ? max_verifications : 0; }

@@ -42,11 +42,12 @@ struct slot {
     worker_stats stats;
 };
 
-// One run of outbox.verify(). Written by its worker only, under the lock.
+// One run of outbox.verify(). Written by its worker under the lock, up to its last message; `over` is its caller's.
 struct verification {
     Oid database; // invalid where it is free
     int pid;      // of the worker
     int caller;   // of the backend that waits for it
+    bool over;    // the caller has its answer, and the worker is about to exit
     int sink_id;
     TimestampTz started_at;
     int64 ticks_total;
@@ -88,7 +89,8 @@ int slot_count();
 // database to itself.
 verification *attach_verification(Oid database, int caller);
 void publish(verification *own, const verification &progress);
-// A copy of place `index`; false where it is free.
+void end_verification(); // by the caller: it is done
+// A copy of place `index`; false where it is free or over.
 bool read(int index, verification &copy);
 int verification_count();
 

@@ -101,16 +101,18 @@ static void say_sum(StringInfo message) {
                 : 0);
 }
 
-// True when the worker is done.
+// True when the worker is done: it exits by itself, and nobody shall see it as running meanwhile.
 static bool take(ReturnSetInfo *result, StringInfo message, const char *sink) {
     switch (pq_getmsgbyte(message)) {
     case verify::finding_message:
         put_finding(result, message);
         return false;
     case verify::sum_message:
+        shared::end_verification();
         say_sum(message);
         return true;
     case 'E': {
+        shared::end_verification();
         ErrorData error;
         pq_parse_errornotice(message, &error);
         if (error.sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)

@@ -61,15 +61,15 @@ static bool read_password(char *password, std::size_t size, char *error, std::si
     return good;
 }
 
-bool link::read_url(redis_url &url) {
+bool link::read_url(redis_url &url, const char *text) {
     bool good = cpp_call([&] {
         std::string reason;
-        bool parsed = parse_redis_url(settings::redis_url(), url, reason);
+        bool parsed = parse_redis_url(*text ? text : settings::redis_url(), url, reason);
         strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
         strlcpy(error_, reason.c_str(), sizeof error_);
         return parsed;
     });
-    if (!good || !*settings::redis_password_file)
+    if (!good || *text || !*settings::redis_password_file)
         return good;
     char password[1024];
     good = read_password(password, sizeof password, error_, sizeof error_);
@@ -145,7 +145,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
     }
 }
 
-bool link::open(const char *client_name) {
+bool link::open(const char *client_name, const char *text) {
     if (!redis_)
         cpp_call([this] {
             redis_ = new redis_connection;
@@ -154,7 +154,7 @@ bool link::open(const char *client_name) {
     static redis_url *url = cpp_call([] { return new redis_url; });
     static std::string *commands = cpp_call([] { return new std::string; });
     close();
-    if (!read_url(*url))
+    if (!read_url(*url, text))
         return false;
     if (!url->user.empty() && url->password.empty()) {
         fail("a user is given without a password");

@@ -395,7 +395,7 @@ void dispatcher::lose(const char *doing) {
     complained_at_ = GetCurrentTimestamp();
     ereport(WARNING,
             errmsg("%s Redis at \"%s\" for sink \"%s\": %s", doing, link_.endpoint(), sink_.name, link_.error()),
-            errhint("%s", hint_for(link_.error())));
+            errhint("%s", hint_for(link_.error(), sink_id_ == default_sink)));
 }
 
 bool dispatcher::connect() {
@@ -495,9 +495,11 @@ void dispatcher::run() {
         MemoryContextSwitchTo(round_);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
-            char *url = pstrdup(settings::redis_url()), *file = pstrdup(settings::redis_password_file);
+            bool of_setting = sink_id_ == default_sink;
+            char *const &password_file = of_setting ? settings::redis_password_file : settings::sink_password_file;
+            char *url = pstrdup(settings::redis_url()), *file = pstrdup(password_file);
             ProcessConfigFile(PGC_SIGHUP);
-            if (strcmp(url, settings::redis_url()) != 0 || strcmp(file, settings::redis_password_file) != 0) {
+            if ((of_setting && strcmp(url, settings::redis_url()) != 0) || strcmp(file, password_file) != 0) {
                 link_.close(); // also an unclassified chunk is settled by reconciling
                 batch_open_ = false;
                 complained_at_ = retry_at_ = 0;

@@ -44,6 +44,7 @@ class link {
 
   private:
     bool read_url(redis_url &url, const char *text);
+    bool read_password(redis_url &url, bool of_setting);
     void wait_for_events(bool writeable, int ms);
     template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
 

@@ -218,7 +218,7 @@ void verifier::fail() {
     ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE),
             errmsg("could not read the streams of sink \"%s\" from Redis at \"%s\": %s", sink_.name, link_.endpoint(),
                    link_.error()),
-            errhint("%s", hint_for(link_.error())));
+            errhint("%s", hint_for(link_.error(), !*sink_.url)));
 }
 
 // -- Redis

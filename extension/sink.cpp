@@ -34,29 +34,69 @@ static void check_stream(std::string_view stream) {
                           "\"_-.:{}/@+#\", at most %zu bytes.",
                           max_stream_length),
                 errhint("For example \"audit:{%%t}\"."));
+    if (stream.starts_with("outbox:{%t}:"))
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                errmsg("invalid stream template \"%s\"", printable(stream)),
+                errdetail("What consumers keep beside the stream \"outbox:{%%t}\" has such names."),
+                errhint("For example \"audit:{%%t}\"."));
     if (stream.starts_with("outbox:sink:"))
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                 errmsg("invalid stream template \"%s\"", printable(stream)),
                 errdetail("Keys that begin with \"outbox:sink:\" are outbox's own."));
 }
 
-// Can the two name the same stream, for whatever topics?
+// Can the two name the same stream, for whatever topics? Both are read at once, character by character, as two automata are: a
+// state is a place in a template, and the place behind %t may be where a topic goes on.
 static bool overlap(std::string_view a, std::string_view b) {
-    auto could_be_topic = [](std::string_view text) {
-        for (char c : text)
-            if (!is_topic(std::string_view(&c, 1)) && c != '.')
-                return false;
-        return true;
+    constexpr std::size_t size = max_stream_length + 1;
+    static bool seen[size][2][size][2]; // place, and whether a topic has begun that may go on
+    struct state {
+        std::size_t a;
+        bool in_a;
+        std::size_t b;
+        bool in_b;
     };
-    auto at_a = a.find("%t"), at_b = b.find("%t");
-    std::string_view before_a = a.substr(0, at_a), before_b = b.substr(0, at_b);
-    std::string_view behind_a = a.substr(at_a + 2), behind_b = b.substr(at_b + 2);
-    if (before_a.size() > before_b.size())
-        std::swap(before_a, before_b);
-    if (behind_a.size() > behind_b.size())
-        std::swap(behind_a, behind_b);
-    return before_b.starts_with(before_a) && could_be_topic(before_b.substr(before_a.size())) && behind_b.ends_with(behind_a) &&
-           could_be_topic(behind_b.substr(0, behind_b.size() - behind_a.size()));
+    static state waiting[size * size * 4];
+    std::size_t count = 0;
+    memset(seen, 0, sizeof seen);
+    auto reach = [&](const state &next) {
+        bool &known = seen[next.a][next.in_a][next.b][next.in_b];
+        if (!known)
+            waiting[count++] = next;
+        known = true;
+    };
+    // What may come next: a character of the template, or any of a topic.
+    struct step {
+        char literal; // 0: any of a topic
+        std::size_t to;
+        bool in;
+    };
+    auto steps = [](std::string_view text, std::size_t at, bool in, step *found) {
+        int number = 0;
+        if (in)
+            found[number++] = {0, at, true};
+        if (at < text.size() && text.substr(at, 2) == "%t")
+            found[number++] = {0, at + 2, true};
+        else if (at < text.size())
+            found[number++] = {text[at], at + 1, false};
+        return number;
+    };
+    auto in_topic = [](char c) { return c == '.' || is_topic(std::string_view(&c, 1)); };
+    reach({0, false, 0, false});
+    while (count > 0) {
+        state now = waiting[--count];
+        if (now.a == a.size() && now.b == b.size())
+            return true;
+        step of_a[2], of_b[2];
+        int number_a = steps(a, now.a, now.in_a, of_a), number_b = steps(b, now.b, now.in_b, of_b);
+        for (int i = 0; i < number_a; ++i)
+            for (int k = 0; k < number_b; ++k) {
+                char x = of_a[i].literal, y = of_b[k].literal;
+                if (x && y ? x == y : in_topic(x ? x : y) || (!x && !y))
+                    reach({of_a[i].to, of_a[i].in, of_b[k].to, of_b[k].in});
+            }
+    }
+    return false;
 }
 
 static text *argument(FunctionCallInfo fcinfo, int number, const char *name) {
@@ -117,7 +157,10 @@ PGDLLEXPORT Datum outbox_check_stream(PG_FUNCTION_ARGS) {
 
 PG_FUNCTION_INFO_V1(outbox_streams_overlap);
 PGDLLEXPORT Datum outbox_streams_overlap(PG_FUNCTION_ARGS) {
-    PG_RETURN_BOOL(overlap(view_of(PG_GETARG_TEXT_PP(0)), view_of(PG_GETARG_TEXT_PP(1))));
+    std::string_view one = view_of(PG_GETARG_TEXT_PP(0)), other = view_of(PG_GETARG_TEXT_PP(1));
+    check_stream(one);
+    check_stream(other);
+    PG_RETURN_BOOL(overlap(one, other));
 }
 
 PG_FUNCTION_INFO_V1(outbox_check_patterns);

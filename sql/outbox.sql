@@ -748,6 +748,9 @@ CREATE FUNCTION outbox.sink_id(sink text) RETURNS int
 DECLARE
     found_id int;
 BEGIN
+    IF sink IS NULL THEN
+        RAISE EXCEPTION 'sink must not be null' USING ERRCODE = 'null_value_not_allowed';
+    END IF;
     SELECT d.id INTO found_id FROM outbox.sink_definition d WHERE d.name = sink;
     IF NOT FOUND THEN
         RAISE EXCEPTION 'sink "%" does not exist', sink

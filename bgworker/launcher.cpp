@@ -150,6 +150,8 @@ static void keep_workers(attempt *attempts, const List *databases) {
                                                 : std::min(last.delay * 2, slowest_restart);
             last.not_before = in(last.delay);
         }
+        if (!taken && !last.handle)
+            last = {}; // whose it will be has nothing to do with whose it was
         if (!taken || slot.pid != 0 || last.handle)
             continue;
         if (!list_member_oid(databases, slot.database)) {

@@ -394,11 +394,13 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
         wanted[i] = UUIDPGetDatum(&ids[i]);
     ArrayType *array = construct_array(wanted, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
     // one pass over the events, however many ids there are; the rest is done for those found
-    uint64 rows = run("SELECT e.event_id, t.topic, COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n), "
-                      "d.event_id IS NOT NULL "
+    uint64 rows = run("SELECT e.event_id, t.topic, CASE WHEN p.ms IS NOT NULL OR ((l.ms, l.n) >= (k.start_ms, k.start_n) "
+                      "AND outbox.takes($1, l.ms, e.event_type, t.topic)) "
+                      "THEN COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n) END, d.event_id IS NOT NULL "
                       "FROM outbox.stored_event e "
+                      "CROSS JOIN (SELECT start_ms, start_n FROM outbox.sink WHERE id = $1) k "
                       "CROSS JOIN LATERAL (SELECT COALESCE(e.topic, split_part(e.event_type, '.', 1)) AS topic) t "
-                      "CROSS JOIN LATERAL outbox.locate($1, e.anchor, e.xid, e.seq) l "
+                      "CROSS JOIN LATERAL outbox.locate($1, e.anchor, e.xid, e.seq, k.start_ms) l "
                       "LEFT JOIN outbox.placed p ON p.sink_id = $1 AND p.event_id = e.event_id AND p.seq = e.seq "
                       "LEFT JOIN LATERAL (SELECT max(to_ms) AS to_ms FROM outbox.move WHERE sink_id = $1 AND ms = l.ms "
                       "AND topic = t.topic AND l.n BETWEEN n AND upto_n) m ON true "

@@ -68,6 +68,15 @@ load(1);
 ok_filtered('it has what its filters take');
 ok_streams($node, $first, 'the sink without filters has everything');
 
+# an entry that is not the sink's: of an event that its filters do not take, just where it would be if they did
+my $stranger = one(q{SELECT outbox.emit('wallet.transfer.done', '{}', topic => 'audit')});
+ok(flush($node, 'postgres', '30 s', 'some'), 'an event that it does not take is behind it');
+$phase_of{$stranger} = 1;
+my $where = one("SELECT l.ms || '-' || l.n FROM outbox.stored_event e, outbox.locate(2, e.anchor, e.xid, e.seq, 0) l WHERE e.event_id = '$stranger'");
+$some->cmd('XADD', 'some:{audit}', $where, 'event_id', $stranger);
+is(one(q{SELECT finding, stream, found, event_id FROM outbox.verify('some')}), "extra|some:{audit}|$where|$stranger", 'verify names it');
+$some->cmd('XDEL', 'some:{audit}', $where);
+
 is(one(q{SELECT outbox.alter_sink('some', topics => '{billing,shop,audit,identity}')}), '', 'its topics are altered');
 load(2);
 ok_filtered('what is committed from then on goes by the new filter');
@@ -83,6 +92,19 @@ ok(flush($node, 'postgres', '30 s', 'some'), 'the sink is flushed');
 my %was = map { $_ => 1 } @$before;
 is_deeply([ grep { $was{$_} } @{ some_entries() } ], $before, 'what was sent under each filter is there again, at its position');
 is(@{ some_entries() }, @$before + 1, 'and nothing else');
+
+# to another Redis: it gets it all, too
+
+my $there = some_entries();
+my $elsewhere = OutboxTest::Redis->new(name => 'elsewhere');
+one("SELECT outbox.alter_sink('some', url => '" . $elsewhere->url . "')");
+$some->stop;
+one(q{SELECT outbox.emit('audit.trail.moved', '{}')});
+ok(flush($node, 'postgres', '30 s', 'some'), 'the sink has another URL');
+$some = $elsewhere;
+%was = map { $_ => 1 } @$there;
+is_deeply([ grep { $was{$_} } @{ some_entries() } ], $there, 'all that is retained is there, at its position');
+is(@{ some_entries() }, @$there + 1, 'and nothing else');
 
 # a stream that refuses: only what the sink takes becomes a dead letter
 

@@ -7,7 +7,7 @@
 namespace outbox::shared {
 
 constexpr int max_requests = 64;
-constexpr int max_blocks = 16;
+constexpr int max_blocks = 64;
 constexpr int max_verifications = 8; // at a time, in all databases
 
 struct blocked_database {

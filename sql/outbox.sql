@@ -705,7 +705,8 @@ BEGIN
                 USING ERRCODE = 'invalid_parameter_value',
                       HINT = 'Use ''now'', ''beginning'', a time, or a position of sink "default" such as ''1795273184228-2''.';
         END;
-        SELECT max(t.ms) INTO base_ms FROM outbox.tick t WHERE t.sink_id = 1 AND t.ms <= wanted_ms;
+        -- a tick of that very millisecond may see what was committed later in it
+        SELECT max(t.ms) INTO base_ms FROM outbox.tick t WHERE t.sink_id = 1 AND t.ms < wanted_ms;
         IF dropped AND (base_ms IS NULL OR base_ms < oldest_ms) THEN
             base_ms := oldest_ms;
             RAISE NOTICE 'sink "%" begins with what is retained, which is later than its start', create_sink.name;

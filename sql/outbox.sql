@@ -560,6 +560,18 @@ CREATE FUNCTION outbox.stop_worker(sink_id int) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_stop_worker';
 COMMENT ON FUNCTION outbox.stop_worker(int) IS 'end the worker of a sink until this transaction is over';
 
+-- With an older snapshot, ticks would be missed that workers have recorded since.
+CREATE FUNCTION outbox.check_isolation() RETURNS void
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'sinks cannot be changed in a transaction of isolation level %', current_setting('transaction_isolation')
+            USING ERRCODE = 'active_sql_transaction', HINT = 'Use a transaction of isolation level READ COMMITTED.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION outbox.check_isolation() IS 'an error unless each statement of this transaction sees what was committed before it';
+
 -- Two sinks that write to the same streams would disturb each other's order.
 CREATE FUNCTION outbox.check_separate(sink_id int, url text, stream text) RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -616,11 +628,7 @@ BEGIN
     PERFORM outbox.check_stream(create_sink.stream);
     PERFORM outbox.check_patterns('topics', create_sink.topics);
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
-    -- an older snapshot would miss ticks
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'a sink cannot be created in a transaction of isolation level %', current_setting('transaction_isolation')
-            USING ERRCODE = 'active_sql_transaction', HINT = 'Use a transaction of isolation level READ COMMITTED.';
-    END IF;
+    PERFORM outbox.check_isolation();
 
     -- Retention can drop nothing from here on, and each statement sees what was committed before it.
     LOCK TABLE outbox.sink_definition IN SHARE ROW EXCLUSIVE MODE;
@@ -783,6 +791,7 @@ BEGIN
         END IF;
         PERFORM outbox.keep_default_sink();
     END IF;
+    PERFORM outbox.check_isolation();
     LOCK TABLE outbox.sink_definition IN SHARE ROW EXCLUSIVE MODE;
     altered := outbox.sink_id(sink);
     PERFORM outbox.stop_worker(altered);
@@ -816,6 +825,7 @@ BEGIN
         RAISE EXCEPTION 'sink "default" cannot be dropped'
             USING ERRCODE = 'feature_not_supported', HINT = 'It can be paused, and its filters can be altered.';
     END IF;
+    PERFORM outbox.check_isolation();
     LOCK TABLE outbox.sink_definition IN SHARE ROW EXCLUSIVE MODE;
     dropped := outbox.sink_id(sink);
     PERFORM outbox.stop_worker(dropped);

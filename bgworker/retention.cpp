@@ -206,6 +206,7 @@ void dispatcher::turn_ring() {
     const state::sink_progress *sinks = state::load_progress(count);
     TimestampTz now = GetCurrentTimestamp();
 
+    bool due = false;
     // The oldest generation that still has something, and when the one after it began.
     for (int64 generation = std::max<int64>(0, current - partitions + 1); generation < current; ++generation) {
         int number = static_cast<int>(generation % partitions);
@@ -214,9 +215,14 @@ void dispatcher::turn_ring() {
         TimestampTz replaced_at = state::generation_start(generation + 1);
         if (!is_old(replaced_at) || !is_apart(generation, current, sinks, count))
             break;
+        due = true;
         if (drop_partition(generation, replaced_at) || sampled_is_spent_)
             sampled_count_ = 0;
         break;
+    }
+    if (!due) { // any more: another sink's worker may have dropped it
+        held_back_since_ = 0;
+        stats_.held_back_by[0] = '\0';
     }
 
     // On to the next partition when this one covers its share of the time. A ring that is full stays where it is.

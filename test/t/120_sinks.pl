@@ -97,5 +97,8 @@ my $newest = one('SELECT max(seq) FROM outbox.stored_event');
 # a ring that is idle keeps its last batch
 poll_until(sub { emit_some($node, 1); one("SELECT count(*) FROM outbox.stored_event WHERE seq <= $newest") == 0 },
     'and retention goes on', 90);
+poll_until(sub { emit_some($node, 1); one('SELECT count(*) FROM outbox.stat_sink WHERE retention_held_back_by IS NOT NULL') == 0 },
+    'as every sink says', 60);
+pass('retention goes on');
 
 done_testing();

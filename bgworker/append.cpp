@@ -34,6 +34,12 @@ stream_state *dispatcher::stream_of(std::string_view topic) {
     return last_stream_ = stream;
 }
 
+// As Redis knows it, for messages; in the current memory context.
+const char *dispatcher::name_of(const stream_state &stream) const {
+    return psprintf("%.*s%s%.*s", static_cast<int>(naming_.before.size()), naming_.before.data(), stream.topic,
+                    static_cast<int>(naming_.behind.size()), naming_.behind.data());
+}
+
 bool dispatcher::is_settled(const event_row &event) const {
     state::event_key key = {*event.event_id, event.seq};
     return hash_get_num_entries(settled_) > 0 && hash_search(settled_, &key, HASH_FIND, nullptr);
@@ -97,6 +103,8 @@ bool dispatcher::may_be_there(const stream_state &stream, position where) const 
 // What is to be done with an event. `stop`: not in this chunk, its stream's tail must be dealt with first.
 dispatcher::verdict dispatcher::consider(const event_row &event, position where, stream_state *&stream, position &at,
                                          bool from_hold) {
+    if (filter_ && !filter_->takes(event.event_type, event.topic))
+        return verdict::skip;
     stream = stream_of(event.topic);
     if (where <= stream->floor || is_settled(event))
         return verdict::skip;
@@ -131,6 +139,7 @@ static std::string_view utf8(std::string_view stored) {
 
 void dispatcher::encode(chunk &target, const event_row &event, position where, stream_state *stream, position at) {
     entry_fields fields;
+    fields.naming = naming_;
     fields.topic = stream->name();
     fields.at = at;
     fields.must_exist = stream->exists;
@@ -156,6 +165,7 @@ void dispatcher::fill(chunk &target) {
     begin(target);
     target.begin = reader_.where();
     int64 ms = reader_.current().ms;
+    filter_ = filters_.at(ms);
     for (;;) {
         stream_state *blocked = nullptr;
         position blocked_at;
@@ -284,7 +294,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
             if (rejected[i]) {
                 char at[position_text_size];
                 std::string_view id(at, print(target.entries[i].at, at));
-                append_xrange(*commands_, target.entries[i].stream->name(), id, id, 1);
+                append_xrange(*commands_, target.entries[i].stream->name(), id, id, 1, naming_);
                 ++asked;
             }
     });
@@ -318,7 +328,7 @@ sent dispatcher::verify(chunk &target, const bool *rejected, bool *settled) {
         stream_state *stream = target.entries[i].stream;
         cpp_call([&] {
             commands_->clear();
-            append_xinfo(*commands_, stream->name());
+            append_xinfo(*commands_, stream->name(), naming_);
         });
         if (!link_.ask(*commands_, 1))
             return sent::lost;
@@ -429,8 +439,7 @@ sent dispatcher::judge(chunk &target, bool *settled, const chunk *queued) {
         if (reply.type == REDIS_REPLY_NIL) {
             if (entry.stream->exists)
                 ereport(WARNING,
-                        errmsg("stream \"outbox:{%s}\" of sink \"%s\" was deleted from Redis", entry.stream->topic,
-                               sink_.name),
+                        errmsg("stream \"%s\" of sink \"%s\" was deleted from Redis", name_of(*entry.stream), sink_.name),
                         errdetail("New events go on into a new stream of that name; entries up to %lld are gone.",
                                   static_cast<long long>(entry.stream->tail.ms)),
                         errhint("If that was not intended, check Redis' eviction policy."));

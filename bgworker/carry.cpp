@@ -122,7 +122,7 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         char text[position_text_size];
         std::string_view at(text, print(seen.at, text));
         commands_->clear();
-        append_xrange(*commands_, stream->name(), at, at, 1);
+        append_xrange(*commands_, stream->name(), at, at, 1, naming_);
     });
     if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
         return false;

@@ -32,6 +32,7 @@ using shared::worker_state;
 
 dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(sink_id) {
     round_ = AllocSetContextCreate(TopMemoryContext, "outbox round", ALLOCSET_DEFAULT_SIZES);
+    definition_ = AllocSetContextCreate(TopMemoryContext, "outbox sink", ALLOCSET_DEFAULT_SIZES);
     batches_ = AllocSetContextCreate(TopMemoryContext, "outbox batch", ALLOCSET_DEFAULT_SIZES);
     reader_.init(batches_);
     hold_reader_.init(batches_);
@@ -155,11 +156,25 @@ bool dispatcher::load_sink() {
         CommandCounterIncrement();
         found = state::load_sink(sink_id_, sink_);
     }
+    if (found) {
+        MemoryContextReset(definition_);
+        filters_.load(sink_id_, definition_);
+        filter_ = nullptr;
+        naming_ = sink_.naming();
+    }
     commit_transaction();
     if (*known && (!found || strcmp(known, sink_.uuid) != 0))
         start_afresh("the sink was restored from elsewhere");
+    if (!found && sink_id_ != default_sink) {
+        ereport(LOG, errmsg("outbox worker for database %u ends: sink %d was dropped", MyDatabaseId, sink_id_));
+        shared::release(slot_);
+        proc_exit(0);
+    }
     if (!found)
         return false;
+    // With the row of this sink, those of others may have come from a dump.
+    if (!*known && sink_id_ == default_sink)
+        shared::look_for_sinks(MyDatabaseId);
     sink_known_ = true;
     pg_snprintf(marker_key_, sizeof marker_key_, "outbox:sink:%s", sink_.uuid);
     pg_snprintf(lease_key_, sizeof lease_key_, "outbox:sink:%s:lease", sink_.uuid);
@@ -202,7 +217,7 @@ void dispatcher::load_memory() {
             keep_snapshot(*last.snapshot);
     }
     commit_transaction();
-    passed_ms_ = cursor_.ms > 0 ? cursor_.ms - 1 : 0;
+    passed_ms_ = std::max(cursor_.ms > 0 ? cursor_.ms - 1 : 0, sink_.start.ms - 1);
     unsaved_ = true; // retention goes by a checkpoint of our own
     memory_loaded_ = true;
 }
@@ -396,7 +411,7 @@ void dispatcher::lose(const char *doing) {
     complained_at_ = GetCurrentTimestamp();
     ereport(WARNING,
             errmsg("%s Redis at \"%s\" for sink \"%s\": %s", doing, link_.endpoint(), sink_.name, link_.error()),
-            errhint("%s", hint_for(link_.error())));
+            errhint("%s", hint_for(link_.error(), sink_id_ == default_sink)));
 }
 
 bool dispatcher::connect() {
@@ -404,7 +419,7 @@ bool dispatcher::connect() {
     if (stats_.state != worker_state::fenced && !down_)
         set_state(worker_state::connecting);
     bool was_fenced = stats_.state == worker_state::fenced;
-    if (!link_.open(client_name_)) {
+    if (!link_.open(client_name_, sink_.url)) {
         fenced_ = false;
         lose("could not connect to");
         return false;
@@ -496,9 +511,11 @@ void dispatcher::run() {
         MemoryContextSwitchTo(round_);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
-            char *url = pstrdup(settings::redis_url()), *file = pstrdup(settings::redis_password_file);
+            bool of_setting = sink_id_ == default_sink;
+            char *const &password_file = of_setting ? settings::redis_password_file : settings::sink_password_file;
+            char *url = pstrdup(settings::redis_url()), *file = pstrdup(password_file);
             ProcessConfigFile(PGC_SIGHUP);
-            if (strcmp(url, settings::redis_url()) != 0 || strcmp(file, settings::redis_password_file) != 0) {
+            if ((of_setting && strcmp(url, settings::redis_url()) != 0) || strcmp(file, password_file) != 0) {
                 link_.close(); // also an unclassified chunk is settled by reconciling
                 batch_open_ = false;
                 complained_at_ = retry_at_ = 0;

@@ -10,6 +10,7 @@
 #include "bgworker/state.hpp"
 #include "bgworker/stream.hpp"
 #include "extension/pg.hpp"
+#include "extension/sinks.hpp"
 
 namespace outbox {
 
@@ -65,6 +66,7 @@ class dispatcher {
     void accept(const chunk_entry &entry, bool duplicate);
     bool renew_lease();
     bool lease_is_due() const;
+    const char *name_of(const stream_state &stream) const;
     position place_of(std::string_view topic, position where) const;
     bool move_up(stream_state &stream, int64 ms, int64 n, int64 upto_n);
     void load_moves(int64 ms);
@@ -102,7 +104,8 @@ class dispatcher {
 
     // -- retention.cpp
     void turn_ring();
-    bool is_apart(int64 generation, int64 current);
+    bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count);
+    const char *reason_to_keep(int number, const state::sink_progress &sink) const;
     bool drop_partition(int64 generation, TimestampTz replaced_at);
     void hold_back(const char *reason);
     void sample();
@@ -116,6 +119,10 @@ class dispatcher {
 
     Oid extension_ = InvalidOid;
     state::sink_row sink_ = {};
+    stream_naming naming_;
+    sinks::filters filters_;
+    const sinks::filter *filter_ = nullptr; // of the batch that is being read; null: it takes everything
+    MemoryContext definition_;              // what is kept of the three above
     bool sink_known_ = false;
     bool memory_loaded_ = false;
     char incarnation_[40] = "";
@@ -143,7 +150,8 @@ class dispatcher {
 
     position cursor_;        // the last event known to be settled: what the marker says
     position saved_;         // the cursor as it was recorded last
-    position sampled_;       // an earlier recording that retention goes by
+    state::sink_progress *sampled_ = nullptr; // what had been recorded of every sink, some time ago: retention goes by it
+    int sampled_count_ = 0;
     VirtualTransactionId *older_ = nullptr; // snapshots that were open then
     int older_count_ = 0;
     bool sampled_is_spent_ = false;

@@ -6,9 +6,9 @@
 
 namespace outbox {
 
-static void append_key(std::string &commands, std::string_view topic) {
-    resp::header(commands, '$', topic.size() + 9);
-    commands.append("outbox:{").append(topic).append("}\r\n");
+static void append_key(std::string &commands, std::string_view topic, const stream_naming &naming) {
+    resp::header(commands, '$', naming.before.size() + topic.size() + naming.behind.size());
+    commands.append(naming.before).append(topic).append(naming.behind).append("\r\n");
 }
 
 void append_entry(std::string &commands, std::string &answers, const entry_fields &fields) {
@@ -18,13 +18,15 @@ void append_entry(std::string &commands, std::string &answers, const entry_field
     auto version_end = std::to_chars(version_text, version_text + sizeof version_text, fields.version).ptr;
 
     constexpr std::size_t fixed = 512; // all that is not from the event, with room to spare
-    resp::writer out(commands, fixed + fields.topic.size() + fields.event_type.size() + fields.aggregate_type.size() +
+    resp::writer out(commands, fixed + fields.naming.before.size() + fields.topic.size() + fields.naming.behind.size() +
+                                   fields.event_type.size() + fields.aggregate_type.size() +
                                    fields.aggregate_id.size() + fields.headers.size() + fields.payload.size());
     out.raw(fields.must_exist ? "*20\r\n$4\r\nXADD\r\n" : "*19\r\n$4\r\nXADD\r\n");
-    out.header('$', fields.topic.size() + 9);
-    out.raw("outbox:{");
+    out.header('$', fields.naming.before.size() + fields.topic.size() + fields.naming.behind.size());
+    out.raw(fields.naming.before);
     out.raw(fields.topic);
-    out.raw("}\r\n");
+    out.raw(fields.naming.behind);
+    out.raw("\r\n");
     if (fields.must_exist)
         out.raw("$10\r\nNOMKSTREAM\r\n");
     out.argument(id);
@@ -48,21 +50,22 @@ void append_entry(std::string &commands, std::string &answers, const entry_field
     resp::argument(answers, id);
 }
 
-void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count) {
+void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count,
+                   const stream_naming &naming) {
     resp::command(commands, 6);
     resp::argument(commands, "XRANGE");
-    append_key(commands, topic);
+    append_key(commands, topic, naming);
     resp::argument(commands, from);
     resp::argument(commands, to);
     resp::argument(commands, "COUNT");
     resp::argument(commands, std::to_string(count));
 }
 
-void append_xinfo(std::string &commands, std::string_view topic) {
+void append_xinfo(std::string &commands, std::string_view topic, const stream_naming &naming) {
     resp::command(commands, 3);
     resp::argument(commands, "XINFO");
     resp::argument(commands, "STREAM");
-    append_key(commands, topic);
+    append_key(commands, topic, naming);
 }
 
 static void two_digits(char *text, unsigned value) noexcept {

@@ -1,6 +1,7 @@
 // The stream contract: an event as a stream entry, and the little that is read back. Pure C++, no PostgreSQL header.
 #pragma once
 
+#include "bgworker/naming.hpp"
 #include "bgworker/position.hpp"
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 namespace outbox {
 
 struct entry_fields {
+    stream_naming naming;
     std::string_view topic;
     position at;
     bool must_exist; // the stream is known to be there: if it is not, that must be noticed
@@ -21,11 +23,12 @@ struct entry_fields {
     std::string_view headers, payload;
 };
 
-// XADD outbox:{topic} [NOMKSTREAM] <at> and the eight fields, in their order; to `answers`, what Redis says when it has done it.
+// XADD <stream> [NOMKSTREAM] <at> and the eight fields, in their order; to `answers`, what Redis says when it has done it.
 void append_entry(std::string &commands, std::string &answers, const entry_fields &fields);
 
-void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count);
-void append_xinfo(std::string &commands, std::string_view topic);
+void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count,
+                   const stream_naming &naming = {});
+void append_xinfo(std::string &commands, std::string_view topic, const stream_naming &naming = {});
 
 // "2026-11-21T08:00:00.000000Z" into 28 bytes; returns the length.
 std::size_t print_rfc3339(std::int64_t unix_us, char *text) noexcept;

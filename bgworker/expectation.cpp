@@ -72,14 +72,16 @@ void expectation::check_ring() {
                 errhint("Run outbox.verify() again."));
 }
 
-void expectation::load(int sink_id, position confirmed, int64 reach, int64 since_ms, int64 until_ms) {
+void expectation::load(int sink_id, position before_start, position confirmed, int64 reach, int64 since_ms, int64 until_ms) {
     sink_id_ = sink_id;
+    before_start_ = before_start;
     confirmed_ = confirmed;
     reach_ = std::max(confirmed.ms, reach);
     until_ms_ = until_ms;
     run_ = AllocSetContextCreate(TopMemoryContext, "outbox expectation", ALLOCSET_DEFAULT_SIZES);
     window_ = AllocSetContextCreate(TopMemoryContext, "outbox window", ALLOCSET_DEFAULT_SIZES);
     reader_.init(run_);
+    filters_.load(sink_id, run_);
 
     state::load_streams(
         sink_id,

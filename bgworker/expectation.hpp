@@ -5,6 +5,7 @@
 
 #include "bgworker/batch.hpp"
 #include "bgworker/state.hpp"
+#include "extension/sinks.hpp"
 
 namespace outbox {
 
@@ -20,7 +21,7 @@ class expectation {
     // In a transaction, after what the sink has confirmed was read. Holds and dead letters are recorded before the sink
     // confirms what is behind them, so what is read of them now is enough to know all. Up to `reach` there may be entries of
     // events that are not confirmed.
-    void load(int sink_id, position confirmed, int64 reach, int64 since_ms, int64 until_ms);
+    void load(int sink_id, position before_start, position confirmed, int64 reach, int64 since_ms, int64 until_ms);
 
     // Nothing below is judged. Moves on past ticks whose events were dropped.
     position floor() const { return floor_; }
@@ -79,7 +80,10 @@ class expectation {
     template <typename Visitor> bool advance(int64 limit, Visitor visit);
 
     int sink_id_ = 0;
+    position before_start_; // nothing up to here is the sink's
     position confirmed_;
+    sinks::filters filters_;
+    const sinks::filter *filter_ = nullptr; // of the span that is being read
     int64 reach_ = 0; // the last tick that is looked at
     int64 until_ms_ = 0;
     MemoryContext run_ = nullptr, window_ = nullptr;
@@ -121,6 +125,7 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
         const span &current = spans_[at_span_];
         if (!opened_) {
             reader_.open(current.source, current.previous);
+            filter_ = filters_.at(current.source.ms);
             MemoryContext old = MemoryContextSwitchTo(window_);
             moves_ = nullptr;
             move_count_ = 0;
@@ -135,6 +140,8 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
         while (read < limit && (more = reader_.next(event))) {
             ++read;
             position where = {current.source.ms, event.n};
+            if (where <= before_start_ || (filter_ && !filter_->takes(event.event_type, event.topic)))
+                continue;
             position at = where;
             for (int i = 0; i < move_count_; ++i)
                 if (event.topic == moves_[i].topic && where.n >= moves_[i].n && where.n <= moves_[i].upto_n)

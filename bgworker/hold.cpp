@@ -81,7 +81,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
     stream.retry_at = TimestampTzPlusMilliseconds(now, delay);
     if (stream.attempts == 1)
         ereport(WARNING,
-                errmsg("stream \"outbox:{%s}\" of sink \"%s\" refused an event: %s", stream.topic, sink_.name,
+                errmsg("stream \"%s\" of sink \"%s\" refused an event: %s", name_of(stream), sink_.name,
                        stream.error),
                 errdetail("The stream is held from this event on; it is tried again %d times.",
                           settings::max_attempts - 1),
@@ -104,6 +104,7 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
     while (more && current.ms <= upto.ms) {
         CHECK_FOR_INTERRUPTS();
         load_moves(current.ms);
+        filter_ = filters_.at(current.ms);
         hold_reader_.open(current, predecessor(sink_id_, current).snapshot);
         hold_reader_.begin();
         event_row event;
@@ -111,7 +112,8 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
             position where = {current.ms, event.n};
             if (where > upto)
                 more = false;
-            else if (where >= stream.held_from && event.topic == stream.name()) {
+            else if (where >= stream.held_from && event.topic == stream.name() &&
+                     (!filter_ || filter_->takes(event.event_type, event.topic))) {
                 hold_reader_.load(event);
                 more = visit(event, where);
             }
@@ -156,7 +158,7 @@ sent dispatcher::retry(stream_state &stream) {
         } else {
             stream.held = false;
             --held_streams_;
-            ereport(LOG, errmsg("stream \"outbox:{%s}\" of sink \"%s\" is in order again", stream.topic, sink_.name));
+            ereport(LOG, errmsg("stream \"%s\" of sink \"%s\" is in order again", name_of(stream), sink_.name));
         }
         save_hold(stream);
         return sent::good;
@@ -226,8 +228,8 @@ void dispatcher::bury(stream_state &stream) {
     }
     pfree(keys);
     ereport(WARNING,
-            errmsg("%lld events of stream \"outbox:{%s}\" of sink \"%s\" are dead letters after %d attempts: %s",
-                   static_cast<long long>(buried), stream.topic, sink_.name, stream.attempts, stream.error),
+            errmsg("%lld events of stream \"%s\" of sink \"%s\" are dead letters after %d attempts: %s",
+                   static_cast<long long>(buried), name_of(stream), sink_.name, stream.attempts, stream.error),
             errhint("They are in outbox.dead_letter."));
     stream.attempts = 0;
     stream.retry_at = GetCurrentTimestamp();

@@ -3,6 +3,7 @@
 
 #include "bgworker/shared.hpp"
 #include "extension/pg.hpp"
+#include "extension/sinks.hpp"
 #include "extension/storage.hpp"
 
 #include "bgworker/worker.hpp"
@@ -46,7 +47,7 @@ static List *open_databases(MemoryContext context) {
     return databases;
 }
 
-static bool start(const char *function, const char *what, Oid database, Datum argument, const void *extra,
+static bool start(const char *function, const char *what, const char *type, Oid database, Datum argument, const void *extra,
                   Size extra_size, BackgroundWorkerHandle **handle) {
     BackgroundWorker worker = {};
     worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -55,7 +56,7 @@ static bool start(const char *function, const char *what, Oid database, Datum ar
     strlcpy(worker.bgw_library_name, "outbox", sizeof worker.bgw_library_name);
     strlcpy(worker.bgw_function_name, function, sizeof worker.bgw_function_name);
     pg_snprintf(worker.bgw_name, sizeof worker.bgw_name, "outbox %s for database %u", what, database);
-    pg_snprintf(worker.bgw_type, sizeof worker.bgw_type, "outbox %s", what);
+    pg_snprintf(worker.bgw_type, sizeof worker.bgw_type, "outbox %s", type);
     worker.bgw_main_arg = argument;
     memcpy(worker.bgw_extra, extra, extra_size);
     worker.bgw_notify_pid = MyProcPid;
@@ -127,7 +128,7 @@ struct scouting {
         if (shared::is_blocked(database))
             return; // unblock() wakes us
         MemoryContext old = MemoryContextSwitchTo(context);
-        if (start("outbox_scout_main", "scout", database, ObjectIdGetDatum(database), nullptr, 0, &handle))
+        if (start("outbox_scout_main", "scout", "scout", database, ObjectIdGetDatum(database), nullptr, 0, &handle))
             waiting = list_delete_first(waiting);
         else
             not_before = in(registry_retry);
@@ -149,6 +150,8 @@ static void keep_workers(attempt *attempts, const List *databases) {
                                                 : std::min(last.delay * 2, slowest_restart);
             last.not_before = in(last.delay);
         }
+        if (!taken && !last.handle)
+            last = {}; // whose it will be has nothing to do with whose it was
         if (!taken || slot.pid != 0 || last.handle)
             continue;
         if (!list_member_oid(databases, slot.database)) {
@@ -156,14 +159,17 @@ static void keep_workers(attempt *attempts, const List *databases) {
             last = {};
             continue;
         }
-        if (shared::is_blocked(slot.database)) {
+        if (shared::is_blocked(slot.database, slot.sink_id)) {
             last = {}; // not its fault: start at once when the command is done
             continue;
         }
         if (GetCurrentTimestamp() < last.not_before)
             continue;
         worker_identity identity = {slot.database, slot.sink_id};
-        if (start("outbox_dispatcher_main", "worker", slot.database, Int32GetDatum(i), &identity,
+        char what[32] = "worker";
+        if (slot.sink_id != default_sink)
+            pg_snprintf(what, sizeof what, "worker of sink %d", slot.sink_id);
+        if (start("outbox_dispatcher_main", what, "worker", slot.database, Int32GetDatum(i), &identity,
                   sizeof identity, &last.handle))
             last.started_at = GetCurrentTimestamp();
         else
@@ -228,10 +234,21 @@ PGDLLEXPORT void outbox_scout_main(Datum argument) {
     shared::attach_scout(database);
     BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 
+    MemoryContext context = CurrentMemoryContext;
     StartTransactionCommand();
-    bool installed = storage::find() != nullptr;
+    int count = 0;
+    int *ids = nullptr;
+    if (storage::find()) {
+        MemoryContextSwitchTo(context);
+        ids = sinks::all(count);
+    }
     CommitTransactionCommand();
-    if (installed && !shared::claim(database, default_sink))
+    bool room = true;
+    for (int i = 0; i < count; ++i)
+        room = shared::claim(database, ids[i]) && room;
+    if (count > 0)
+        shared::set_trouble(shared::outlook::no_slot, !room);
+    if (!room)
         ereport(WARNING, errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                 errmsg("could not start an outbox worker for database %u: all outbox.max_workers (%d) are in use",
                        database, shared::slot_count()),

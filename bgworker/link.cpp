@@ -1,6 +1,7 @@
 #include "bgworker/link.hpp"
 
 #include "bgworker/resp.hpp"
+#include "common/password_file.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
@@ -33,17 +34,14 @@ void link::close() {
         replies_->clear();
 }
 
-// The first line of outbox.redis_password_file, which nobody but the server's user may read.
-static bool read_password(char *password, std::size_t size, char *error, std::size_t error_size) {
-    const char *path = settings::redis_password_file;
+// A file with passwords, which nobody but the server's user may read. Null: see `error`.
+static FILE *open_secret(const char *path, char *error, std::size_t error_size) {
     FILE *file = AllocateFile(path, "r");
     if (!file) {
         pg_snprintf(error, error_size, "could not open password file \"%s\": %s", path, strerror(errno));
-        return false;
+        return nullptr;
     }
     struct stat status;
-    bool good = false;
-    password[0] = '\0';
     if (fstat(fileno(file), &status) != 0)
         pg_snprintf(error, error_size, "could not stat password file \"%s\": %s", path, strerror(errno));
     else if (!S_ISREG(status.st_mode))
@@ -52,30 +50,55 @@ static bool read_password(char *password, std::size_t size, char *error, std::si
         pg_snprintf(error, error_size, "password file \"%s\" belongs to another user", path);
     else if (status.st_mode & (S_IRWXG | S_IRWXO))
         pg_snprintf(error, error_size, "password file \"%s\" has group or world access; use mode 0600", path);
-    else if (!fgets(password, static_cast<int>(size), file))
-        pg_snprintf(error, error_size, "password file \"%s\" is empty", path);
     else
-        good = true;
+        return file;
     FreeFile(file);
-    password[strcspn(password, "\r\n")] = '\0';
+    return nullptr;
+}
+
+static bool read_line(FILE *file, char *line, std::size_t size) {
+    if (!fgets(line, static_cast<int>(size), file))
+        return false;
+    line[strcspn(line, "\r\n")] = '\0';
+    return true;
+}
+
+// For the sink "default" the first line of outbox.redis_password_file; for others the line of outbox.sink_password_file that is
+// for their server.
+bool link::read_password(redis_url &url, bool of_setting) {
+    const char *path = of_setting ? settings::redis_password_file : settings::sink_password_file;
+    if (!*path)
+        return true;
+    FILE *file = open_secret(path, error_, sizeof error_);
+    if (!file)
+        return false;
+    char line[2048];
+    bool good = true;
+    if (of_setting) {
+        good = read_line(file, line, sizeof line);
+        if (good)
+            cpp_call([&] { url.password = line; });
+        else
+            pg_snprintf(error_, sizeof error_, "password file \"%s\" is empty", path);
+    } else {
+        bool found = false;
+        while (!found && read_line(file, line, sizeof line))
+            found = cpp_call([&] { return password_for(line, url, url.password); });
+    }
+    explicit_bzero(line, sizeof line);
+    FreeFile(file);
     return good;
 }
 
-bool link::read_url(redis_url &url) {
+bool link::read_url(redis_url &url, const char *text) {
     bool good = cpp_call([&] {
         std::string reason;
-        bool parsed = parse_redis_url(settings::redis_url(), url, reason);
+        bool parsed = parse_redis_url(*text ? text : settings::redis_url(), url, reason);
         strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
         strlcpy(error_, reason.c_str(), sizeof error_);
         return parsed;
     });
-    if (!good || !*settings::redis_password_file)
-        return good;
-    char password[1024];
-    good = read_password(password, sizeof password, error_, sizeof error_);
-    cpp_call([&] { url.password = password; });
-    explicit_bzero(password, sizeof password);
-    return good;
+    return good && read_password(url, !*text);
 }
 
 constexpr int socket_event = 2; // its place among the events
@@ -145,7 +168,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
     }
 }
 
-bool link::open(const char *client_name) {
+bool link::open(const char *client_name, const char *text) {
     if (!redis_)
         cpp_call([this] {
             redis_ = new redis_connection;
@@ -154,7 +177,7 @@ bool link::open(const char *client_name) {
     static redis_url *url = cpp_call([] { return new redis_url; });
     static std::string *commands = cpp_call([] { return new std::string; });
     close();
-    if (!read_url(*url))
+    if (!read_url(*url, text))
         return false;
     if (!url->user.empty() && url->password.empty()) {
         fail("a user is given without a password");

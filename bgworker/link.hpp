@@ -15,7 +15,8 @@ class link {
     const char *endpoint() const { return endpoint_; }
 
     // Connects, authenticates, selects the database. False: see error().
-    bool open(const char *client_name);
+    // With an empty URL, that of outbox.redis_url.
+    bool open(const char *client_name, const char *url);
     void close();
 
     // Sends; false where the connection is lost. `commands` is left empty.
@@ -42,7 +43,8 @@ class link {
     void fail(const char *reason);
 
   private:
-    bool read_url(redis_url &url);
+    bool read_url(redis_url &url, const char *text);
+    bool read_password(redis_url &url, bool of_setting);
     void wait_for_events(bool writeable, int ms);
     template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
 

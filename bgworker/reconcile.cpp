@@ -83,7 +83,7 @@ bool dispatcher::look_for_tails() {
             char text[position_text_size];
             std::string_view id(text, print(stream.tail, text));
             commands_->clear();
-            append_xrange(*commands_, stream.name(), id, id, 1);
+            append_xrange(*commands_, stream.name(), id, id, 1, naming_);
         });
         if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
             return false;
@@ -109,7 +109,7 @@ bool dispatcher::look_at_streams() {
         cpp_call([&] {
             commands_->clear();
             for (int i = begin; i < end; ++i)
-                append_xinfo(*commands_, streams[i]->name());
+                append_xinfo(*commands_, streams[i]->name(), naming_);
         });
         if (!link_.ask(*commands_, static_cast<std::size_t>(end - begin)))
             return false;
@@ -146,8 +146,8 @@ bool dispatcher::look_at_streams() {
                 stream.floor = doubt_from_;
                 ++stats_.errors;
                 ereport(WARNING,
-                        errmsg("stream \"outbox:{%s}\" of sink \"%s\" has lost its entries up to %lld-%lld",
-                               stream.topic, sink_.name, static_cast<long long>(stream.tail.ms),
+                        errmsg("stream \"%s\" of sink \"%s\" has lost its entries up to %lld-%lld",
+                               name_of(stream), sink_.name, static_cast<long long>(stream.tail.ms),
                                static_cast<long long>(stream.tail.n)),
                         errdetail("Redis has the other streams and the marker, so somebody deleted it or it was evicted."),
                         errhint("If that was not intended, check Redis' eviction policy."));
@@ -211,8 +211,10 @@ bool dispatcher::match_entries_of_others() {
     bool known = last_tick_before(sink_id_, cursor_.ms, before) && before.anchor == storage::anchor();
     state::load_unpublished(
         known ? before.snapshot : nullptr,
-        [](void *argument, const state::event_key &key, std::string_view topic) {
+        [](void *argument, const state::event_key &key, std::string_view event_type, std::string_view topic) {
             auto *into = static_cast<both *>(argument);
+            if (!into->self->filters_.ever_take(event_type, topic))
+                return;
             *static_cast<state::event_key *>(hash_search(into->candidates, &key.id, HASH_ENTER, nullptr)) = key;
             into->self->stream_of(topic); // a topic that a restored database has no tail for
         },
@@ -230,7 +232,7 @@ bool dispatcher::match_entries_of_others() {
             cpp_call([&] {
                 commands_->clear();
                 append_xrange(*commands_, streams[i]->name(), from.n < 0 ? exclusive.substr(1) : exclusive, "+",
-                              streams_at_once);
+                              streams_at_once, naming_);
             });
             if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
                 return false;
@@ -354,8 +356,9 @@ bool dispatcher::reconcile() {
         // What may be in Redis already, and from where on is sent again.
         position from = cursor_;
         heal_from_ = cursor_;
-        // Without a marker, or in the middle of healing, it could be anything that was ever in a tick.
-        believed_ = ahead ? cursor_ : marked && !healing_ ? at : position{recorded_ms_, PG_INT64_MAX};
+        // Without a marker, or in the middle of healing, it could be anything that was ever in a tick; of a sink that never had
+        // one, nothing.
+        believed_ = ahead || (!marked && !sink_.used) ? cursor_ : marked && !healing_ ? at : position{recorded_ms_, PG_INT64_MAX};
         covered_ = marked ? at : position{};
         // Another server may have known of a held stream what this one does not: then from the cursor on.
         doubt_from_ = marked && !ahead && mine ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - seen.in_doubt)})
@@ -363,11 +366,12 @@ bool dispatcher::reconcile() {
         if (!look_at_streams() || (healing_ && !look_for_tails()))
             return false;
         // With the marker went the tick that it may have carried.
-        if (!marked && was_used && has_entries_above(recorded_ms_) && !match_entries_of_others())
+        if (!marked && was_used && sink_.used && has_entries_above(recorded_ms_) && !match_entries_of_others())
             return false;
         // What the marker covers is there, but for what was released behind it.
         if (healing_)
             from = !marked ? heal_from_ : repairs >= repairs_ ? at : std::min(at, heal_from_);
+        from = std::max(from, sink_.before_start()); // what is before it was never there
         if (healing_ && from >= cursor_)
             healing_ = false; // the marker alone was gone
         position claimed = ahead ? cursor_ : healing_ ? from : marked ? at : cursor_;
@@ -381,6 +385,12 @@ bool dispatcher::reconcile() {
             return false;
         }
         OUTBOX_CRASH_POINT("marker_taken");
+        if (!sink_.used) {
+            begin_transaction();
+            state::set_used(sink_id_);
+            commit_transaction();
+            sink_.used = true;
+        }
         marker_ = claimed;
         repairs_ = std::max(repairs_, repairs);
         accept_look();
@@ -401,7 +411,7 @@ bool dispatcher::reconcile() {
                     errhint("Consumer groups may have to be created again. To lose less, use Redis' append-only file."));
         }
         cursor_ = from;
-        passed_ms_ = from.ms > 0 ? from.ms - 1 : 0;
+        passed_ms_ = std::max(from.ms > 0 ? from.ms - 1 : 0, sink_.start.ms - 1);
         batch_open_ = false;
         settled_count_ = 0;
         return true;

@@ -31,22 +31,28 @@ inline blame blame_for(std::string_view error, bool queued) noexcept {
 }
 
 // Means that the address no longer leads to a server that takes writes: connect again, perhaps to another one.
-inline const char *hint_for(std::string_view error) noexcept {
-    if (error.starts_with("NOAUTH") || error.starts_with("WRONGPASS") || has(error, "AUTH"))
-        return "Check the user and password in outbox.redis_url or outbox.redis_password_file.";
+// `of_setting`: the address is outbox.redis_url, and no sink's own.
+inline const char *hint_for(std::string_view error, bool of_setting = true) noexcept {
+    if (error.starts_with("NOAUTH") || error.starts_with("WRONGPASS") || has(error, "AUTH") || has(error, "without a password"))
+        return of_setting ? "Check the user and password in outbox.redis_url or outbox.redis_password_file."
+                          : "Check the user in the sink's URL and the password in outbox.sink_password_file.";
     if (error.starts_with("NOPERM"))
         return "Grant the Redis user what the README lists under \"Redis privileges\".";
     if (error.starts_with("OOM"))
         return "Trim the streams, or raise Redis' maxmemory; events wait in the database until then.";
     if (error.starts_with("READONLY"))
-        return "This Redis is a replica; outbox.redis_url must lead to the primary.";
+        return of_setting ? "This Redis is a replica; outbox.redis_url must lead to the primary."
+                          : "This Redis is a replica; the sink's URL must lead to the primary.";
     if (error.starts_with("MOVED") || error.starts_with("ASK") || error.starts_with("CLUSTERDOWN") ||
         error.starts_with("CROSSSLOT"))
         return "Redis Cluster is not supported; use a Redis server of its own.";
     if (error.starts_with("MISCONF"))
         return "Redis cannot write to its disk; see its log.";
     if (has(error, "rotocol error") || has(error, "too large"))
-        return "Check that outbox.redis_url leads to a Redis server.";
+        return of_setting ? "Check that outbox.redis_url leads to a Redis server."
+                          : "Check that the sink's URL leads to a Redis server.";
+    if (!of_setting)
+        return "Check the sink's URL and the Redis server; events wait in the database until it is back.";
     return "Check outbox.redis_url and the Redis server; events wait in the database until it is back.";
 }
 

@@ -15,6 +15,8 @@ namespace outbox {
 
 using storage::partitions;
 
+constexpr uint16 ring_lock = 65535; // beside those of the sinks, see lock_ticks()
+
 static std::pair<Oid, Datum> of(int64 value) { return {INT8OID, Int64GetDatum(value)}; }
 
 static bool is_empty(const char *kind, int number) {
@@ -33,23 +35,33 @@ static bool has_events_behind(int number, const stored_snapshot *snapshot) {
                           {{PG_SNAPSHOTOID, PointerGetDatum(snapshot)}, {INT4OID, Int32GetDatum(storage::anchor())}}) > 0;
 }
 
-// Whether this generation shares no batch with a newer one that is not old itself: a place in a batch counts the events before
-// it. Events of a transaction that ended only after the ring had moved on are in a batch of a later generation.
-bool dispatcher::is_apart(int64 generation, int64 current) {
+// Whether this generation shares no batch of any sink with a newer one that is not old itself: a place in a batch counts the
+// events before it. Events of a transaction that ended only after the ring had moved on are in a batch of a later generation.
+bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count) {
     int number = static_cast<int>(generation % partitions);
-    int64 last = generation;
-    const stored_snapshot *end;
-    while ((!(end = state::last_snapshot_in(sink_id_, static_cast<int>(last % partitions))) || has_events_behind(number, end)) &&
-           last < current)
-        ++last;
-    if (last < current)
-        return is_old(state::generation_start(last + 1));
+    bool reaches_current = false;
+    for (int i = 0; i < count; ++i) {
+        int64 last = generation;
+        const stored_snapshot *end;
+        while ((!(end = state::last_snapshot_in(sinks[i].id, static_cast<int>(last % partitions))) ||
+                has_events_behind(number, end)) &&
+               last < current)
+            ++last;
+        if (last < current) {
+            if (!is_old(state::generation_start(last + 1)))
+                return false;
+            continue;
+        }
+        if (!end || has_events_behind(number, end)) {
+            late_generation_ = -1;
+            return false;
+        }
+        reaches_current = true;
+    }
+    if (!reaches_current)
+        return true;
     // In the current one: then from when they were seen to be in batches, all of them. A ring that is full could not wait for
     // the next one.
-    if (!end || has_events_behind(number, end)) {
-        late_generation_ = -1;
-        return false;
-    }
     if (late_generation_ != generation) {
         late_generation_ = generation;
         late_until_ = GetCurrentTimestamp();
@@ -61,11 +73,16 @@ static VirtualTransactionId *open_snapshots(int &count) {
     return GetCurrentVirtualXIDs(InvalidTransactionId, true, false, PROC_IN_VACUUM | PROC_IS_AUTOVACUUM, &count);
 }
 
-// Keeps the position that is recorded durably, and who may have a snapshot that does not see it yet. The way of CREATE INDEX
+// Keeps what is recorded durably of every sink, and who may have a snapshot that does not see it yet. The way of CREATE INDEX
 // CONCURRENTLY (WaitForOlderSnapshots).
 void dispatcher::sample() {
     checkpoint();
-    sampled_ = saved_;
+    if (sampled_)
+        pfree(sampled_);
+    begin_transaction();
+    MemoryContextSwitchTo(batches_);
+    sampled_ = state::load_progress(sampled_count_);
+    commit_transaction();
     int count;
     VirtualTransactionId *open = open_snapshots(count);
     if (older_)
@@ -95,9 +112,34 @@ void dispatcher::hold_back(const char *reason) {
     int interval_ms = settings::retention > 60 ? 3600 * 1000 : 10000;
     if (TimestampDifferenceExceeds(held_back_since_, now, interval_ms)) {
         held_back_since_ = now;
-        ereport(WARNING, errmsg("old events of sink \"%s\" cannot be dropped: %s", sink_.name, reason),
+        ereport(WARNING, errmsg("old events cannot be dropped: %s", reason),
                 errdetail("They stay until they can; new events are not affected, but the disk fills."));
     }
+}
+
+// Why this sink still needs the partition; null where it does not.
+const char *dispatcher::reason_to_keep(int number, const state::sink_progress &sink) const {
+    const state::sink_progress *then = sampled_;
+    while (then < sampled_ + sampled_count_ && then->id != sink.id)
+        ++then;
+    if (then == sampled_ + sampled_count_)
+        return psprintf("sink \"%s\" is new", sink.name);
+    // That tick itself may not be complete.
+    int64 upto = std::max(then->confirmed.ms, sink.start_ms);
+    int64 held_ms = sink.held_ms;
+    if (sink.id == sink_id_) {
+        HASH_SEQ_STATUS scan;
+        hash_seq_init(&scan, streams_);
+        while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
+            if (stream->held)
+                held_ms = std::min(held_ms, stream->held_from.ms);
+    }
+    tick confirmed;
+    if (last_tick_before(sink.id, std::min(upto, held_ms), confirmed) && confirmed.anchor == storage::anchor() &&
+        !has_events_behind(number, confirmed.snapshot))
+        return nullptr;
+    return held_ms < upto ? psprintf("a stream of sink \"%s\" that refuses its events is held (see outbox.stream)", sink.name)
+                          : psprintf("sink \"%s\" has not confirmed its events", sink.name);
 }
 
 // Truncates the partition of a past generation. Lock first, without waiting; then look, with a snapshot that is newer than the
@@ -112,30 +154,15 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
             hold_back(psprintf("a transaction uses partition %d (see pg_locks)", number));
             return false;
         }
-    // Everything in it must be behind the position that was recorded durably.
-    int64 upto = sampled_.ms; // that tick itself may not be complete
-    bool held = false;
-    HASH_SEQ_STATUS scan;
-    hash_seq_init(&scan, streams_);
-    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
-        if (stream->held && stream->held_from.ms < upto) {
-            upto = stream->held_from.ms;
-            held = true;
+    // Every sink must be behind it with the position that was recorded durably.
+    int count;
+    const state::sink_progress *sinks = state::load_progress(count);
+    for (int i = 0; i < count; ++i)
+        if (const char *reason = reason_to_keep(number, sinks[i])) {
+            hold_back(reason);
+            sampled_is_spent_ = true;
+            return false;
         }
-    tick confirmed;
-    bool known = last_tick_before(sink_id_, upto, confirmed);
-    const char *unconfirmed_reason = held ? "a stream that refuses its events is held (see outbox.stream)"
-                                          : "the sink has not confirmed its events";
-    if (!known || confirmed.anchor != storage::anchor()) {
-        hold_back(unconfirmed_reason);
-        sampled_is_spent_ = true;
-        return false;
-    }
-    if (has_events_behind(number, confirmed.snapshot)) {
-        sampled_is_spent_ = true;
-        hold_back(unconfirmed_reason);
-        return false;
-    }
     // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
     if (older_snapshots_remain()) {
         hold_back("a snapshot that is older than the confirmation is in use (see pg_stat_activity.backend_xmin)");
@@ -144,12 +171,13 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     // The newest ticks are where the next ones begin; they go along.
     state::execute(psprintf("INSERT INTO outbox.tick_%d SELECT DISTINCT ON (sink_id, anchor) * FROM outbox.tick_%d t "
                             "WHERE NOT EXISTS (SELECT FROM outbox.tick_%d n WHERE n.sink_id = t.sink_id AND n.ms = t.ms) "
+                            "AND EXISTS (SELECT FROM outbox.sink_definition d WHERE d.id = t.sink_id) "
                             "ORDER BY sink_id, anchor, ms DESC",
                             next, number, next));
     OUTBOX_CRASH_POINT("before_truncate");
     state::execute(psprintf("TRUNCATE outbox.event_%d, outbox.tick_%d", number, number));
-    state::execute("DELETE FROM outbox.move WHERE sink_id = $1 AND ms < $2",
-                   {{INT4OID, Int32GetDatum(sink_id_)}, of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
+    state::execute("DELETE FROM outbox.move WHERE ms < $1",
+                   {of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
     OUTBOX_CRASH_POINT("after_truncate");
     held_back_since_ = 0;
     stats_.held_back_by[0] = '\0';
@@ -163,25 +191,38 @@ void dispatcher::turn_ring() {
         return;
     turned_at_ = steady_now();
     // A checkpoint is of use here once nobody's snapshot is older, so one is kept until then.
-    if (sampled_.ms == 0)
+    if (sampled_count_ == 0)
         sample();
 
     begin_transaction();
+    // One worker at a time, whose sink it may be.
+    if (!ConditionalLockDatabaseObject(ExtensionRelationId, extension_, ring_lock, ExclusiveLock)) {
+        commit_transaction();
+        return;
+    }
     const storage::relations &relations = storage::require();
     int64 current = relations.generation;
+    int count;
+    const state::sink_progress *sinks = state::load_progress(count);
     TimestampTz now = GetCurrentTimestamp();
 
+    bool due = false;
     // The oldest generation that still has something, and when the one after it began.
     for (int64 generation = std::max<int64>(0, current - partitions + 1); generation < current; ++generation) {
         int number = static_cast<int>(generation % partitions);
         if (is_empty("event", number) && is_empty("tick", number))
             continue;
         TimestampTz replaced_at = state::generation_start(generation + 1);
-        if (!is_old(replaced_at) || !is_apart(generation, current))
+        if (!is_old(replaced_at) || !is_apart(generation, current, sinks, count))
             break;
+        due = true;
         if (drop_partition(generation, replaced_at) || sampled_is_spent_)
-            sampled_ = {};
+            sampled_count_ = 0;
         break;
+    }
+    if (!due) { // any more: another sink's worker may have dropped it
+        held_back_since_ = 0;
+        stats_.held_back_by[0] = '\0';
     }
 
     // On to the next partition when this one covers its share of the time. A ring that is full stays where it is.

@@ -7,11 +7,12 @@
 namespace outbox::shared {
 
 constexpr int max_requests = 64;
-constexpr int max_blocks = 16;
+constexpr int max_blocks = 64;
 constexpr int max_verifications = 8; // at a time, in all databases
 
 struct blocked_database {
     Oid database;
+    int sink_id; // 0: all of them
     int pid; // the backend that blocks; a dead one blocks nothing
 };
 
@@ -132,6 +133,12 @@ void request_reload(Oid database) {
     LWLockRelease(shm->lock);
 }
 
+void look_for_sinks(Oid database) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    request_scout(database);
+    LWLockRelease(shm->lock);
+}
+
 void request_look() {
     if (!shm)
         return;
@@ -164,6 +171,18 @@ outlook worker_outlook(Oid database) {
     return result;
 }
 
+// With the lock held exclusively.
+static bool is_blocked_locked(Oid database, int sink_id) {
+    bool blocked = false;
+    for (auto &block : shm->blocks) {
+        if (block.pid != 0 && !BackendPidGetProc(block.pid))
+            block = {};
+        bool meant = block.sink_id == 0 || block.sink_id == sink_id;
+        blocked = blocked || (block.pid != 0 && block.database == database && meant);
+    }
+    return blocked;
+}
+
 static void detach(int, Datum index) {
     slot &own = shm->worker[DatumGetInt32(index)];
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
@@ -176,7 +195,8 @@ static void detach(int, Datum index) {
 slot *attach(int index, Oid database, int sink_id) {
     slot &own = shm->worker[index];
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
-    bool ours = own.database == database && own.sink_id == sink_id && own.pid == 0;
+    // the launcher may have started it before the sink was stopped
+    bool ours = own.database == database && own.sink_id == sink_id && own.pid == 0 && !is_blocked_locked(database, sink_id);
     if (ours) {
         own.pid = MyProcPid;
         own.latch = MyLatch;
@@ -356,14 +376,9 @@ void attach_scout(Oid database) {
     before_shmem_exit(detach_scout, 0);
 }
 
-bool is_blocked(Oid database) {
-    bool blocked = false;
+bool is_blocked(Oid database, int sink_id) {
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
-    for (auto &block : shm->blocks) {
-        if (block.pid != 0 && !BackendPidGetProc(block.pid))
-            block = {};
-        blocked = blocked || (block.pid != 0 && block.database == database);
-    }
+    bool blocked = is_blocked_locked(database, sink_id);
     LWLockRelease(shm->lock);
     return blocked;
 }
@@ -380,21 +395,22 @@ void free_slots(Oid database) {
     LWLockRelease(shm->lock);
 }
 
-// Ends what runs in the database; true when nothing does any more.
-static bool end_workers(Oid database) {
+// Ends what runs in the database, or for one sink of it; true when nothing does any more.
+static bool end_workers(Oid database, int sink_id = 0) {
     bool gone = true;
     LWLockAcquire(shm->lock, LW_SHARED);
     for (int i = 0; i < shm->slots; ++i)
-        if (shm->worker[i].database == database && shm->worker[i].pid != 0) {
+        if (shm->worker[i].database == database && shm->worker[i].pid != 0 &&
+            (sink_id == 0 || shm->worker[i].sink_id == sink_id)) {
             kill(shm->worker[i].pid, SIGTERM);
             gone = false;
         }
-    if (shm->scouted == database && shm->scout_pid != 0) {
+    if (shm->scouted == database && shm->scout_pid != 0 && sink_id == 0) {
         kill(shm->scout_pid, SIGTERM);
         gone = false;
     }
     for (const verification &running : shm->verifications)
-        if (running.database == database) {
+        if (running.database == database && (sink_id == 0 || running.sink_id == sink_id)) {
             kill(running.pid, SIGTERM);
             gone = false;
         }
@@ -408,7 +424,7 @@ void block(Oid database) {
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
     for (auto &block : shm->blocks)
         if (block.pid == 0 || !BackendPidGetProc(block.pid)) {
-            block = {database, MyProcPid};
+            block = {database, 0, MyProcPid};
             break;
         }
     LWLockRelease(shm->lock);
@@ -425,7 +441,41 @@ void unblock(Oid database) {
         return;
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
     for (auto &block : shm->blocks)
-        if (block.pid == MyProcPid && block.database == database)
+        if (block.pid == MyProcPid && block.database == database && block.sink_id == 0)
+            block = {};
+    request_scout(database);
+    LWLockRelease(shm->lock);
+}
+
+bool stop_worker(Oid database, int sink_id) {
+    if (!shm)
+        return true;
+    bool blocked = false;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (auto &block : shm->blocks) {
+        blocked = block.pid == 0 || !BackendPidGetProc(block.pid);
+        if (blocked) {
+            block = {database, sink_id, MyProcPid};
+            break;
+        }
+    }
+    LWLockRelease(shm->lock);
+    for (int tries = 0; blocked && tries < 1000; ++tries) {
+        if (end_workers(database, sink_id))
+            return true;
+        CHECK_FOR_INTERRUPTS();
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 10, PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+    return false;
+}
+
+void restart_workers(Oid database) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (auto &block : shm->blocks)
+        if (block.pid == MyProcPid && block.sink_id != 0)
             block = {};
     request_scout(database);
     LWLockRelease(shm->lock);

@@ -102,9 +102,17 @@ void attach_launcher();
 bool take_scout_request(Oid &database); // InvalidOid: all of them
 bool take_look();
 void attach_scout(Oid database);
-bool is_blocked(Oid database);
+bool is_blocked(Oid database, int sink_id = 0); // 0: as a whole
 void set_trouble(outlook kind, bool present);
 void free_slots(Oid database);
+
+// There may be a sink of this database that has no worker yet.
+void look_for_sinks(Oid database);
+
+// Ends the worker of a sink, and keeps others away until this backend says restart_workers(), at the end of its transaction.
+// False where it does not end.
+bool stop_worker(Oid database, int sink_id);
+void restart_workers(Oid database);
 
 // Around a DDL command that needs the database to itself: ends its workers and keeps new ones away until unblock().
 void block(Oid database);

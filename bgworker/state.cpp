@@ -58,7 +58,8 @@ static Datum column(uint64 row, int number) {
 }
 
 bool load_sink(int sink_id, sink_row &row) {
-    bool found = run("SELECT name, uuid::text, anchor, paused, take_over FROM outbox.sink_definition WHERE id = $1",
+    bool found = run("SELECT name, uuid::text, anchor, paused, take_over, url, stream, start_ms, start_n, used "
+                     "FROM outbox.sink_definition WHERE id = $1",
                      {of(sink_id)}) == 1;
     if (found) {
         strlcpy(row.name, TextDatumGetCString(column(0, 1)), sizeof row.name);
@@ -66,6 +67,12 @@ bool load_sink(int sink_id, sink_row &row) {
         row.anchor = DatumGetInt32(column(0, 3));
         row.paused = DatumGetBool(column(0, 4));
         row.take_over = DatumGetBool(column(0, 5));
+        bool null;
+        Datum url = column(0, 6, null);
+        strlcpy(row.url, null ? "" : TextDatumGetCString(url), sizeof row.url);
+        strlcpy(row.stream, TextDatumGetCString(column(0, 7)), sizeof row.stream);
+        row.start = {DatumGetInt64(column(0, 8)), DatumGetInt64(column(0, 9))};
+        row.used = DatumGetBool(column(0, 10));
     }
     finish();
     return found;
@@ -99,7 +106,7 @@ TimestampTz generation_start(int64 generation) {
 
 void keep_ring() {
     if (execute("INSERT INTO outbox.ring (generation, started_at) SELECT 0, now() "
-                "WHERE NOT EXISTS (SELECT FROM outbox.ring)") > 0)
+                "WHERE NOT EXISTS (SELECT FROM outbox.ring) ON CONFLICT DO NOTHING") > 0)
         CacheInvalidateRelcacheByRelid(storage::require().ring);
 }
 
@@ -109,6 +116,33 @@ bool has_native_events() {
 
 void clear_take_over(int sink_id) {
     execute("UPDATE outbox.sink_definition SET take_over = false WHERE id = $1", {of(sink_id)});
+}
+
+void set_used(int sink_id) {
+    execute("UPDATE outbox.sink_definition SET used = true WHERE id = $1", {of(sink_id)});
+}
+
+sink_progress *load_progress(int &count) {
+    MemoryContext caller = CurrentMemoryContext;
+    uint64 rows = run("SELECT d.id, d.name, c.ms, c.n, d.start_ms, "
+                      "(SELECT min(s.held_ms) FROM outbox.stream s WHERE s.sink_id = d.id) "
+                      "FROM outbox.sink_definition d LEFT JOIN outbox.checkpoint c ON c.sink_id = d.id ORDER BY d.id",
+                      {});
+    auto *progress = static_cast<sink_progress *>(MemoryContextAllocZero(caller, sizeof(sink_progress) * (rows + 1)));
+    for (uint64 i = 0; i < rows; ++i) {
+        sink_progress &sink = progress[i];
+        bool null;
+        sink.id = DatumGetInt32(column(i, 1));
+        strlcpy(sink.name, TextDatumGetCString(column(i, 2)), sizeof sink.name);
+        Datum ms = column(i, 3, null);
+        sink.confirmed = null ? position{} : position{DatumGetInt64(ms), DatumGetInt64(column(i, 4))};
+        sink.start_ms = DatumGetInt64(column(i, 5));
+        Datum held = column(i, 6, null);
+        sink.held_ms = null ? PG_INT64_MAX : DatumGetInt64(held);
+    }
+    finish();
+    count = static_cast<int>(rows);
+    return progress;
 }
 
 void add_incarnation(int sink_id, const char *incarnation) {
@@ -262,14 +296,14 @@ void add_dead_letter(int sink_id, const event_row &event, position where, const 
 void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to) {
     std::pair<Oid, Datum> snapshot = {PG_SNAPSHOTOID, PointerGetDatum(published)};
     uint64 rows = published
-                      ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq FROM outbox.stored_event "
+                      ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq, event_type FROM outbox.stored_event "
                             "WHERE anchor = $2 AND xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(xid, $1)",
                             {snapshot, of(storage::anchor())})
-                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq FROM outbox.stored_event",
+                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq, event_type FROM outbox.stored_event",
                             {});
     for (uint64 i = 0; i < rows; ++i) {
-        text *topic = DatumGetTextPP(column(i, 2));
-        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 3))}, view_of(topic));
+        text *topic = DatumGetTextPP(column(i, 2)), *event_type = DatumGetTextPP(column(i, 4));
+        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 3))}, view_of(event_type), view_of(topic));
     }
     finish();
 }
@@ -285,13 +319,12 @@ void load_foreign_anchors(anchor_callback add, void *to) {
 
 bool find_sink(const char *name, int &sink_id, sink_row &row) {
     row = {};
-    bool found = run("SELECT id, coalesce(uuid::text, '') FROM outbox.sink WHERE name = $1", {of(std::string_view(name))}) == 1;
-    if (found) {
+    bool found = run("SELECT id FROM outbox.sink WHERE name = $1", {of(std::string_view(name))}) == 1;
+    if (found)
         sink_id = DatumGetInt32(column(0, 1));
-        strlcpy(row.name, name, sizeof row.name);
-        strlcpy(row.uuid, TextDatumGetCString(column(0, 2)), sizeof row.uuid);
-    }
     finish();
+    if (found && !load_sink(sink_id, row))
+        strlcpy(row.name, name, sizeof row.name);
     return found;
 }
 
@@ -365,11 +398,13 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
         wanted[i] = UUIDPGetDatum(&ids[i]);
     ArrayType *array = construct_array(wanted, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
     // one pass over the events, however many ids there are; the rest is done for those found
-    uint64 rows = run("SELECT e.event_id, t.topic, COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n), "
-                      "d.event_id IS NOT NULL "
+    uint64 rows = run("SELECT e.event_id, t.topic, CASE WHEN p.ms IS NOT NULL OR ((l.ms, l.n) >= (k.start_ms, k.start_n) "
+                      "AND outbox.takes($1, l.ms, e.event_type, t.topic)) "
+                      "THEN COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n) END, d.event_id IS NOT NULL "
                       "FROM outbox.stored_event e "
+                      "CROSS JOIN (SELECT start_ms, start_n FROM outbox.sink WHERE id = $1) k "
                       "CROSS JOIN LATERAL (SELECT COALESCE(e.topic, split_part(e.event_type, '.', 1)) AS topic) t "
-                      "CROSS JOIN LATERAL outbox.locate($1, e.anchor, e.xid, e.seq) l "
+                      "CROSS JOIN LATERAL outbox.locate($1, e.anchor, e.xid, e.seq, k.start_ms) l "
                       "LEFT JOIN outbox.placed p ON p.sink_id = $1 AND p.event_id = e.event_id AND p.seq = e.seq "
                       "LEFT JOIN LATERAL (SELECT max(to_ms) AS to_ms FROM outbox.move WHERE sink_id = $1 AND ms = l.ms "
                       "AND topic = t.topic AND l.n BETWEEN n AND upto_n) m ON true "

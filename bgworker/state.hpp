@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bgworker/batch.hpp"
+#include "bgworker/naming.hpp"
 #include "bgworker/position.hpp"
 #include "bgworker/stream.hpp"
 #include "extension/pg.hpp"
@@ -15,9 +16,24 @@ namespace outbox::state {
 struct sink_row {
     char name[NAMEDATALEN];
     char uuid[40];
+    char url[512];    // empty: outbox.redis_url
+    char stream[128] = "outbox:{%t}"; // %t is the topic
     int32 anchor;
     bool paused;
     bool take_over;
+    bool used;      // it may have sent something
+    position start; // the first that belongs to it
+
+    // Points into the row.
+    stream_naming naming() const {
+        std::string_view whole = stream;
+        auto at = std::min(whole.find("%t"), whole.size());
+        return {whole.substr(0, at), whole.substr(std::min(at + 2, whole.size()))};
+    }
+    // Where its cursor is before anything was sent; an event there is none of its own.
+    position before_start() const {
+        return start.n > 0 ? position{start.ms, start.n - 1} : start.ms > 0 ? position{start.ms - 1, 0} : position{};
+    }
 };
 
 // The position of some events of a batch was somebody else's: n to upto_n of the topic are at to_ms instead.
@@ -34,6 +50,17 @@ TimestampTz generation_start(int64 generation); // when the ring moved on to it;
 void keep_ring(); // it begins to turn with the first worker
 bool has_native_events();
 void clear_take_over(int sink_id);
+void set_used(int sink_id);
+
+// Every sink, with what it has confirmed durably and where the first of its held streams is held.
+struct sink_progress {
+    int id;
+    char name[NAMEDATALEN];
+    position confirmed;
+    int64 start_ms;
+    int64 held_ms; // PG_INT64_MAX: none
+};
+sink_progress *load_progress(int &count); // in the current memory context
 
 void add_incarnation(int sink_id, const char *incarnation);
 bool knows_incarnation(int sink_id, std::string_view incarnation);
@@ -64,7 +91,7 @@ void add_placed(int sink_id, const event_key &key, std::string_view topic, posit
 void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream);
 
 // Event ids and topics that the snapshot does not see; the worker asks when Redis is ahead of this database.
-using candidate_callback = void (*)(void *to, const event_key &key, std::string_view topic);
+using candidate_callback = void (*)(void *to, const event_key &key, std::string_view event_type, std::string_view topic);
 void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to);
 
 // Anchors other than ours that have events, and the end of their transactions.

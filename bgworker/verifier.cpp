@@ -125,6 +125,7 @@ class verifier {
     MemoryContext scratch_ = nullptr; // reset again and again
     int sink_id_ = 0;
     state::sink_row sink_ = {};
+    stream_naming naming_;
     position confirmed_;
     expectation expectation_;
     link link_;
@@ -217,7 +218,7 @@ void verifier::fail() {
     ereport(ERROR, errcode(ERRCODE_CONNECTION_FAILURE),
             errmsg("could not read the streams of sink \"%s\" from Redis at \"%s\": %s", sink_.name, link_.endpoint(),
                    link_.error()),
-            errhint("%s", hint_for(link_.error())));
+            errhint("%s", hint_for(link_.error(), !*sink_.url)));
 }
 
 // -- Redis
@@ -238,7 +239,7 @@ void verifier::append_range(const checked_stream &stream, const char *from, posi
     print_text(upto, text);
     // beyond what we can count to there may be entries, too
     const char *to = upto.ms == PG_INT64_MAX ? "+" : text;
-    cpp_call([&] { append_xrange(*commands_, stream.name(), from, to, count); });
+    cpp_call([&] { append_xrange(*commands_, stream.name(), from, to, count, naming_); });
 }
 
 // A key of another type is a stream without entries to us; anything else that keeps us from looking is an error.
@@ -287,7 +288,7 @@ void verifier::look_at(checked_stream **streams, int count) {
         cpp_call([&] {
             commands_->clear();
             for (int i = begin; i < end; ++i)
-                append_xinfo(*commands_, streams[i]->name());
+                append_xinfo(*commands_, streams[i]->name(), naming_);
         });
         ask(static_cast<std::size_t>(end - begin));
         for (int i = begin; i < end; ++i) {
@@ -397,7 +398,7 @@ bool verifier::is_gone(checked_stream &stream) {
         return false;
     cpp_call([&] {
         commands_->clear();
-        append_xinfo(*commands_, stream.name());
+        append_xinfo(*commands_, stream.name(), naming_);
     });
     ask(1);
     stream_info info = read_stream_info(link_.reply(0));
@@ -430,7 +431,7 @@ void verifier::compare_entries(checked_stream &stream, position upto, bool tail)
         cpp_call([&] { commands_->clear(); });
         append_range(stream, next, upto, count);
         // after the entries: what was trimmed while we looked is known as trimmed
-        cpp_call([&] { append_xinfo(*commands_, stream.name()); });
+        cpp_call([&] { append_xinfo(*commands_, stream.name(), naming_); });
         ask(2);
         stream_page page = read_page(stream, 0, count, next, sizeof next);
         stream_info info = read_stream_info(link_.reply(1));
@@ -640,7 +641,9 @@ bool verifier::load() {
 
     char name[64];
     pg_snprintf(name, sizeof name, "outbox:verify:%s", sink_.uuid);
-    if (!link_.open(name))
+    naming_ = sink_.naming();
+    request_.since_ms = std::max(request_.since_ms, sink_.start.ms);
+    if (!link_.open(name, sink_.url))
         fail();
     // First where the streams end, then what is confirmed: so next to nothing of our own is between the two while the sink's
     // worker runs.
@@ -657,7 +660,7 @@ bool verifier::load() {
     confirmed_ = state::confirmed(sink_id_);
     expectation_.commit_transaction();
     expectation_.begin_transaction();
-    expectation_.load(sink_id_, confirmed_, reach, request_.since_ms, request_.until_ms);
+    expectation_.load(sink_id_, sink_.before_start(), confirmed_, reach, request_.since_ms, request_.until_ms);
     if (expectation_.any())
         progress_.ticks_total = state::count_ticks(sink_id_, std::max(request_.since_ms, expectation_.floor().ms),
                                                    std::min(request_.until_ms, std::max(confirmed_.ms, reach)));

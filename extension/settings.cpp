@@ -11,6 +11,7 @@ namespace outbox::settings {
 bool enabled = true;
 static char *masked_redis_url = nullptr;
 char *redis_password_file = nullptr;
+char *sink_password_file = nullptr;
 char *headers = nullptr;
 int retention = 7 * 24 * 3600;
 int batch_size = 10000;
@@ -111,6 +112,10 @@ void define() {
                                "Takes the place of a password in outbox.redis_url.",
                                &redis_password_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY, nullptr,
                                nullptr, nullptr);
+    DefineCustomStringVariable("outbox.sink_password_file",
+                               "File with the passwords of other sinks; only the server's user may read it.",
+                               "Lines of host:port:user:password.", &sink_password_file, "", PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+                               nullptr, nullptr, nullptr);
     DefineCustomStringVariable("outbox.headers", "Headers added to every event that is emitted.",
                                "One flat JSON object, usually set with SET LOCAL.", &headers, "",
                                PGC_USERSET, 0, check_headers, nullptr, nullptr);

@@ -5,6 +5,7 @@ namespace outbox::settings {
 
 extern bool enabled;
 extern char *redis_password_file;
+extern char *sink_password_file;
 extern char *headers;
 extern int retention;         // seconds
 extern int batch_size;        // events

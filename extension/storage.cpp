@@ -54,13 +54,16 @@ const relations *find() {
         return nullptr;
     cached.ring = get_relname_relid("ring", cached.schema);
     cached.event_seq = get_relname_relid("event_seq", cached.schema);
+    cached.sink_definition = get_relname_relid("sink_definition", cached.schema);
+    cached.sink_filter = get_relname_relid("sink_filter", cached.schema);
     for (int i = 0; i < partitions; ++i) {
         cached.event[i] = numbered("event_%d", i);
         cached.tick[i] = numbered("tick_%d", i);
         if (!OidIsValid(cached.event[i]) || !OidIsValid(cached.tick[i]))
             return nullptr;
     }
-    if (!OidIsValid(cached.ring) || !OidIsValid(cached.event_seq))
+    if (!OidIsValid(cached.ring) || !OidIsValid(cached.event_seq) || !OidIsValid(cached.sink_definition) ||
+        !OidIsValid(cached.sink_filter))
         return nullptr;
     // Set first: an invalidation that arrives while the ring is read must not be overwritten.
     cache_is_valid = true;

@@ -22,6 +22,8 @@ struct relations {
     Oid extension;
     Oid ring;
     Oid event_seq;
+    Oid sink_definition;
+    Oid sink_filter;
     Oid event[partitions];
     Oid tick[partitions];
     int64 generation;       // of the ring

@@ -5,6 +5,9 @@
 #include "bgworker/tick.hpp"
 #include "extension/pg.hpp"
 #include "extension/settings.hpp"
+#include "extension/sinks.hpp"
+#include "bgworker/worker.hpp"
+#include "extension/printable.hpp"
 #include "extension/storage.hpp"
 
 namespace outbox {
@@ -108,7 +111,7 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
     description = BlessTupleDesc(description);
     Datum values[2] = {};
     bool nulls[2] = {true, true};
-    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2) && !PG_ARGISNULL(3)) {
+    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2) && !PG_ARGISNULL(3) && !PG_ARGISNULL(4)) {
         int sink_id = PG_GETARG_INT32(0);
         int32 anchor = PG_GETARG_INT32(1);
         FullTransactionId xid = DatumGetFullTransactionId(PG_GETARG_DATUM(2));
@@ -126,6 +129,12 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
         if (!in_batch && (is_next(known->batch, sink_id, anchor, xid, found) || find_tick(sink_id, anchor, xid, found))) {
             known->batch = {};
             MemoryContextReset(known->context);
+            if (found.ms < PG_GETARG_INT64(4)) {
+                // in no batch of the sink; what all these have in common is not worth reading
+                values[0] = Int64GetDatum(found.ms);
+                nulls[0] = false;
+                PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(description, values, nulls)));
+            }
             load(known->batch, sink_id, found, known->context);
             in_batch = is_in(known->batch, anchor, xid);
         }
@@ -148,22 +157,29 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
 constexpr int64 counted_at_most = 10000;
 
 struct lag_count {
-    int64 events = 0;
+    int64 read = 0;
+    int64 events = 0; // of these, as the sink takes them
     int64 first_seq = 0;
     TimestampTz oldest = 0;
 };
 
 // Adds the events of a batch behind index n. False when the count is full.
-static bool count(batch_reader &reader, const tick &current, const stored_snapshot *previous, int64 n, lag_count &result) {
+static bool count(batch_reader &reader, const sinks::filters &filters, const tick &current, const stored_snapshot *previous,
+                  int64 n, lag_count &result) {
+    const sinks::filter *filter = filters.at(current.ms);
     reader.open(current, previous);
     reader.begin();
     event_row event;
     bool room = true;
-    while ((room = result.events < counted_at_most) && reader.next(event)) {
+    while ((room = result.read < counted_at_most) && reader.next(event)) {
         if (event.n <= n)
             continue;
-        if (result.events++ == 0)
+        ++result.read;
+        if (result.first_seq == 0)
             result.first_seq = event.seq;
+        if (filter && !filter->takes(event.event_type, event.topic))
+            continue;
+        ++result.events;
         if (result.oldest == 0 || event.occurred_at < result.oldest)
             result.oldest = event.occurred_at;
     }
@@ -173,13 +189,20 @@ static bool count(batch_reader &reader, const tick &current, const stored_snapsh
 
 static lag_count count_lag(int sink_id, int64 ms, int64 n) {
     lag_count result;
+    sinks::filters filters;
+    filters.load(sink_id, CurrentMemoryContext);
+    position start = sinks::start_of(sink_id);
+    if (ms < start.ms) {
+        ms = start.ms;
+        n = start.n - 1;
+    }
     batch_reader reader;
     reader.init(CurrentMemoryContext);
     tick current;
     bool room = true;
     // First what is in ticks, batch by batch.
     for (int64 behind = ms - 1; room && first_tick_after(sink_id, behind, current); behind = current.ms)
-        room = count(reader, current, predecessor(sink_id, current).snapshot, current.ms == ms ? n : -1, result);
+        room = count(reader, filters, current, predecessor(sink_id, current).snapshot, current.ms == ms ? n : -1, result);
     if (room) {
         // Then what has committed since the last of them.
         tick now;
@@ -188,10 +211,12 @@ static lag_count count_lag(int sink_id, int64 ms, int64 n) {
         PushActiveSnapshot(GetLatestSnapshot());
         now.snapshot = active_snapshot();
         PopActiveSnapshot();
-        room = count(reader, now, predecessor(sink_id, now).snapshot, -1, result);
+        room = count(reader, filters, now, predecessor(sink_id, now).snapshot, -1, result);
     }
     if (!room)
-        result.events = std::max(result.events, storage::last_seq(storage::require()) - result.first_seq + 1);
+        // of the rest as many as of those that were read
+        result.events = std::max(result.events, (storage::last_seq(storage::require()) - result.first_seq + 1) *
+                                                    result.events / std::max<int64>(result.read, 1));
     return result;
 }
 
@@ -280,6 +305,15 @@ PGDLLEXPORT Datum outbox_redis_url(PG_FUNCTION_ARGS) {
 PG_FUNCTION_INFO_V1(outbox_flush);
 PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
     storage::require();
+    int count = 1;
+    int one = default_sink;
+    int *ids = &one;
+    if (PG_ARGISNULL(1))
+        ids = sinks::all(count);
+    else if ((one = sinks::find(text_to_cstring(PG_GETARG_TEXT_PP(1)))) == 0)
+        ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
+                errmsg("sink \"%s\" does not exist", printable(view_of(PG_GETARG_TEXT_PP(1)))),
+                errhint("The sinks are listed in outbox.sink."));
     int64 timeout_us = PG_INT64_MAX; // null: as long as it takes
     if (!PG_ARGISNULL(0)) {
         Interval *timeout = PG_GETARG_INTERVAL_P(0);
@@ -298,19 +332,27 @@ PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
     TimestampTz began = GetCurrentTimestamp();
     int waiting_for = -1;
     uint64 ticket = 0;
+    int at = 0; // the sink that is waited for, one after the other
     for (;;) {
         CHECK_FOR_INTERRUPTS();
         // The worker may not have started yet, or another may take its place with the slot's counters as they were.
         for (int i = 0; waiting_for < 0 && i < shared::slot_count(); ++i) {
             shared::slot slot;
-            if (shared::read(i, slot) && slot.database == MyDatabaseId) {
+            if (shared::read(i, slot) && slot.database == MyDatabaseId && slot.sink_id == ids[at]) {
                 waiting_for = i;
                 ticket = pg_atomic_add_fetch_u64(&shared::at(i)->flush_requested, 1);
             }
         }
         if (waiting_for >= 0) {
-            if (pg_atomic_read_u64(&shared::at(waiting_for)->flush_done) >= ticket)
-                PG_RETURN_BOOL(true);
+            shared::slot slot;
+            if (!shared::read(waiting_for, slot) || slot.database != MyDatabaseId || slot.sink_id != ids[at]) {
+                waiting_for = -1; // the sink was dropped; the slot may be another's
+            } else if (pg_atomic_read_u64(&shared::at(waiting_for)->flush_done) >= ticket) {
+                if (++at == count)
+                    PG_RETURN_BOOL(true);
+                waiting_for = -1;
+                continue;
+            }
             shared::wake_workers(MyDatabaseId);
         }
         if (GetCurrentTimestamp() - began >= timeout_us)

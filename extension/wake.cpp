@@ -9,6 +9,7 @@ namespace outbox {
 static bool wake_wanted = false;
 static bool reload_wanted = false;
 static bool look_wanted = false;
+static bool workers_stopped = false;
 
 // Runs after the transaction is visible, with interrupts held: nothing here can fail. A rollback to a savepoint leaves the
 // flag set, which costs the worker one look for nothing. COMMIT PREPARED does not come by here: the utility hook wakes for
@@ -17,6 +18,12 @@ static void at_end(XactEvent event, void *) {
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
         OUTBOX_CRASH_POINT(wake_wanted ? "before_commit" : "");
+        return;
+    case XACT_EVENT_PRE_PREPARE:
+        // it could end whenever, and somebody else would do it
+        if (workers_stopped)
+            ereport(ERROR, errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+                    errmsg("cannot PREPARE a transaction that has altered or dropped a sink"));
         return;
     case XACT_EVENT_COMMIT:
         OUTBOX_CRASH_POINT(wake_wanted ? "after_commit" : "");
@@ -33,7 +40,9 @@ static void at_end(XactEvent event, void *) {
     default:
         return;
     }
-    wake_wanted = reload_wanted = look_wanted = false;
+    if (workers_stopped)
+        shared::restart_workers(MyDatabaseId);
+    wake_wanted = reload_wanted = look_wanted = workers_stopped = false;
 }
 
 void define_wake() { RegisterXactCallback(at_end, nullptr); }
@@ -43,6 +52,8 @@ void wake_at_commit() { wake_wanted = true; }
 void reload_at_commit() { reload_wanted = true; }
 
 void look_at_commit() { look_wanted = true; }
+
+void restart_at_end() { workers_stopped = true; }
 
 extern "C" {
 PG_FUNCTION_INFO_V1(outbox_wake);

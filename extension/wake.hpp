@@ -15,4 +15,7 @@ void reload_at_commit();
 // This transaction created a database: the launcher shall look for it.
 void look_at_commit();
 
+// Workers that this transaction has stopped come back when it ends, whichever way.
+void restart_at_end();
+
 } // namespace outbox

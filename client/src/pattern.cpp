@@ -1,6 +1,8 @@
 // Event types, patterns and routes: see pattern.hpp.
 #include "src/pattern.hpp"
 
+#include "common/pattern.hpp"
+
 #include <algorithm>
 
 namespace outbox::detail {
@@ -59,30 +61,10 @@ bool is_topic(std::string_view text) noexcept {
 }
 
 bool is_pattern(std::string_view text) noexcept {
-    if (text == "*")
-        return true;
-    if (text.size() > 200 || text.empty() || text.back() == '.')
-        return false;
-    std::size_t segments = 0;
-    for (; !text.empty(); ++segments) {
-        std::string_view segment = take_segment(text);
-        if (segment != "*" && count_segments(segment) != 1)
-            return false;
-    }
-    return segments >= 2;
+    return text == "*" || (text.size() <= 200 && count_pattern_segments(text) >= 2);
 }
 
-bool matches(std::string_view pattern, std::string_view type) noexcept {
-    while (!pattern.empty() && !type.empty()) {
-        std::string_view wanted = take_segment(pattern);
-        if (wanted == "*" && pattern.empty())
-            return true; // whatever is left
-        std::string_view segment = take_segment(type);
-        if (wanted != "*" && wanted != segment)
-            return false;
-    }
-    return pattern.empty() && type.empty();
-}
+bool matches(std::string_view pattern, std::string_view type) noexcept { return outbox::matches(pattern, type); }
 
 std::string_view topic_of(std::string_view pattern) noexcept {
     std::string_view first = take_segment(pattern);

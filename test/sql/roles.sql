@@ -238,7 +238,7 @@ SELECT outbox.pause();
 SELECT outbox.resume();
 SELECT * FROM outbox.verify('nowhere');
 SELECT sink FROM outbox.stat_sink;
-SELECT sink FROM outbox.stat_verify;
+SELECT count(sink) FROM outbox.stat_verify; -- the worker that found no such sink may still be leaving
 RESET SESSION AUTHORIZATION;
 SET SESSION AUTHORIZATION regress_outbox_emitter;
 SELECT count(outbox.emit('roles_shadowed.happened', '{}', headers => '{"h": 1}', topic => 'roles'));

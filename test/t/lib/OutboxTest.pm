@@ -22,11 +22,11 @@
 #       preload => 0, extension => 0, load => 0, start => 0    leave that out
 #   prepare_database($node, $db)   CREATE EXTENSION and the load's tables in another database
 #   worker_pid($node, $db, $sink_id)   pid of the worker of a sink (1: "default"), or undef
-#   wait_for_worker($node, $db)    until there is one; its pid
-#   kill_worker($node, $db, $signal)   KILL unless told otherwise; the pid that it had
+#   wait_for_worker($node, $db, $sink_id)    until there is one; its pid
+#   kill_worker($node, $db, $signal, $sink_id)   KILL unless told otherwise; the pid that it had
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
-#   stat_sink($node, $db)      the row of outbox.stat_sink as { column => value }
-#   flush($node, $db, $timeout)    outbox.flush(): true when all is published
+#   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
+#   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
 #   wait_settled($node, $db)   end what the load left prepared, then flush; call it after $load->stop
 #
 # Load: transactions of known outcome, see "the load" below. truth(event_id, aggregate_id, version, topic, digest)
@@ -138,8 +138,8 @@ sub wait_for_worker {
 }
 
 sub kill_worker {
-    my ($node, $db, $signal) = @_;
-    my $pid = wait_for_worker($node, $db);
+    my ($node, $db, $signal, $sink_id) = @_;
+    my $pid = wait_for_worker($node, $db, $sink_id);
     # between asking and killing it may have gone and its pid be somebody else's
     die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
     kill $signal // 'KILL', $pid;
@@ -182,10 +182,11 @@ sub alive {
 }
 
 sub stat_sink {
-    my ($node, $db) = @_;
+    my ($node, $db, $sink) = @_;
     my %row;
     my $lines = $node->safe_psql($db // 'postgres',
-        'SELECT key, value FROM outbox.stat_sink s, LATERAL jsonb_each_text(to_jsonb(s))');
+        'SELECT key, value FROM outbox.stat_sink s, LATERAL jsonb_each_text(to_jsonb(s)) WHERE sink = '
+            . "'" . ($sink // 'default') . "'");
     for my $line (split /\n/, $lines) {
         my ($column, $value) = split /\|/, $line, 2;
         $row{$column} = $value;
@@ -194,8 +195,9 @@ sub stat_sink {
 }
 
 sub flush {
-    my ($node, $db, $timeout) = @_;
-    return $node->safe_psql($db // 'postgres', "SELECT outbox.flush('" . ($timeout // '30 s') . "')") eq 't';
+    my ($node, $db, $timeout, $sink) = @_;
+    return $node->safe_psql($db // 'postgres',
+        "SELECT outbox.flush('" . ($timeout // '30 s') . "', '" . ($sink // 'default') . "')") eq 't';
 }
 
 sub wait_settled {

@@ -1,6 +1,7 @@
 #include "bgworker/link.hpp"
 
-#include "bgworker/resp.hpp"
+#include "common/resp.hpp"
+#include "common/sentinel.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
@@ -33,8 +34,8 @@ void link::close() {
         replies_->clear();
 }
 
-// The first line of outbox.redis_password_file, which nobody but the server's user may read.
-static bool read_password(char *password, std::size_t size, char *error, std::size_t error_size) {
+// The first line of outbox.redis_password_file, and the second for the sentinels; nobody but the server's user may read it.
+static bool read_passwords(char *password, char *sentinels, std::size_t size, char *error, std::size_t error_size) {
     const char *path = settings::redis_password_file;
     FILE *file = AllocateFile(path, "r");
     if (!file) {
@@ -43,7 +44,7 @@ static bool read_password(char *password, std::size_t size, char *error, std::si
     }
     struct stat status;
     bool good = false;
-    password[0] = '\0';
+    password[0] = sentinels[0] = '\0';
     if (fstat(fileno(file), &status) != 0)
         pg_snprintf(error, error_size, "could not stat password file \"%s\": %s", path, strerror(errno));
     else if (!S_ISREG(status.st_mode))
@@ -56,8 +57,11 @@ static bool read_password(char *password, std::size_t size, char *error, std::si
         pg_snprintf(error, error_size, "password file \"%s\" is empty", path);
     else
         good = true;
+    if (!good || !strchr(password, '\n') || !fgets(sentinels, static_cast<int>(size), file))
+        sentinels[0] = '\0';
     FreeFile(file);
-    password[strcspn(password, "\r\n")] = '\0';
+    for (char *each : {password, sentinels})
+        each[strcspn(each, "\r\n")] = '\0';
     return good;
 }
 
@@ -71,10 +75,15 @@ bool link::read_url(redis_url &url) {
     });
     if (!good || !*settings::redis_password_file)
         return good;
-    char password[1024];
-    good = read_password(password, sizeof password, error_, sizeof error_);
-    cpp_call([&] { url.password = password; });
+    char password[1024], sentinels[1024];
+    good = read_passwords(password, sentinels, sizeof password, error_, sizeof error_);
+    cpp_call([&] {
+        url.password = password;
+        if (*sentinels)
+            url.sentinel_password = sentinels;
+    });
     explicit_bzero(password, sizeof password);
+    explicit_bzero(sentinels, sizeof sentinels);
     return good;
 }
 
@@ -131,7 +140,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
         }
         if (TimestampDifferenceExceeds(moved, now, timeout) ||
             TimestampDifferenceExceeds(began, now, std::min(timeout, 600000) * patience)) {
-            fail(timed_out);
+            fail(redis_->is_shaking_hands() ? "TLS: the handshake timed out" : timed_out);
             return false;
         }
         // While a name is looked up there is no one socket to wait for.
@@ -152,7 +161,6 @@ bool link::open(const char *client_name) {
             replies_ = new std::vector<reply_pointer>;
         });
     static redis_url *url = cpp_call([] { return new redis_url; });
-    static std::string *commands = cpp_call([] { return new std::string; });
     close();
     if (!read_url(*url))
         return false;
@@ -160,22 +168,97 @@ bool link::open(const char *client_name) {
         fail("a user is given without a password");
         return false;
     }
-    error_[0] = '\0';
-    redis_->open(*url);
-    if (!wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out"))
+    bool by_sentinel = !url->sentinels.empty();
+    if (by_sentinel && !find_master(*url))
         return false;
+    return connect(*url) && greet(*url, by_sentinel, client_name);
+}
 
+bool link::connect(const redis_url &url) {
+    error_[0] = '\0';
+    redis_->open(url);
+    return wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out");
+}
+
+static void append_login(std::string &commands, const redis_url &url) {
+    if (url.password.empty())
+        return;
+    if (url.user.empty())
+        resp::append(commands, "AUTH", url.password);
+    else
+        resp::append(commands, "AUTH", url.user, url.password);
+}
+
+// Asks the sentinels in turn, first the one that knew it the last time; each has the time-outs of its own. Where none does, what
+// one had to say tells more than that another cannot be reached.
+bool link::find_master(redis_url &url) {
+    std::size_t count = url.sentinels.size();
+    char told[sizeof error_] = "";
+    for (std::size_t i = 0; i < count; ++i) {
+        std::size_t index = (sentinel_ + i) % count;
+        bool reached = false;
+        if (ask_sentinel(url, index, reached)) {
+            sentinel_ = index;
+            close();
+            return true;
+        }
+        if (ConfigReloadPending)
+            return false;
+        if (reached)
+            strlcpy(told, error_, sizeof told);
+    }
+    if (*told)
+        fail(told);
+    return false;
+}
+
+bool link::ask_sentinel(redis_url &url, std::size_t index, bool &reached) {
+    static redis_url *sentinel = cpp_call([] { return new redis_url; });
+    static std::string *commands = cpp_call([] { return new std::string; });
+    cpp_call([&] { *sentinel = url.at_sentinel(index); });
+    bool good = false;
+    reached = connect(*sentinel);
+    if (reached) {
+        std::size_t replies = sentinel->password.empty() ? 1 : 2;
+        cpp_call([&] {
+            commands->clear();
+            append_login(*commands, *sentinel);
+            resp::append(*commands, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.master);
+        });
+        if (ask(*commands, replies))
+            good = cpp_call([&] {
+                redis_url::server server;
+                std::string why;
+                bool named = reply(0).type != REDIS_REPLY_ERROR || replies == 1
+                                 ? read_master_address(reply(replies - 1), server, why)
+                                 : read_master_address(reply(0), server, why);
+                if (named) {
+                    url = url.at_master(server);
+                    strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
+                } else {
+                    strlcpy(error_, why.c_str(), sizeof error_);
+                }
+                return named;
+            });
+    }
+    if (good)
+        return true;
+    char name[sizeof endpoint_];
+    cpp_call([&] { strlcpy(name, sentinel->endpoint().c_str(), sizeof name); });
+    fail(psprintf("sentinel at \"%s\": %s", name, pstrdup(error_)));
+    return false;
+}
+
+bool link::greet(const redis_url &url, bool must_be_master, const char *client_name) {
+    static std::string *commands = cpp_call([] { return new std::string; });
     std::size_t replies = 2;
     cpp_call([&] {
         commands->clear();
-        if (!url->password.empty()) {
-            ++replies;
-            if (url->user.empty())
-                resp::append(*commands, "AUTH", url->password);
-            else
-                resp::append(*commands, "AUTH", url->user, url->password);
-        }
-        resp::append(*commands, "SELECT", std::to_string(url->database));
+        append_login(*commands, url);
+        replies += url.password.empty() ? 0 : 1;
+        if (must_be_master)
+            resp::append(*commands, "ROLE"), ++replies;
+        resp::append(*commands, "SELECT", std::to_string(url.database));
         resp::append(*commands, "CLIENT", "SETNAME", client_name);
     });
     if (!ask(*commands, replies))
@@ -186,7 +269,16 @@ bool link::open(const char *client_name) {
             fail(reply(i).str);
             return false;
         }
-    return true;
+    std::size_t role = url.password.empty() ? 0 : 1;
+    bool good = !must_be_master || cpp_call([&] {
+        std::string why;
+        bool is = is_master(reply(role), why);
+        strlcpy(error_, why.c_str(), sizeof error_);
+        return is;
+    });
+    if (!good)
+        fail(pstrdup(error_));
+    return good;
 }
 
 bool link::send(std::string &commands) {

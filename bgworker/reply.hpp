@@ -1,6 +1,8 @@
 // What an error reply of Redis is about. Pure.
 #pragma once
 
+#include "common/tls.hpp"
+
 #include <initializer_list>
 #include <string_view>
 
@@ -32,7 +34,9 @@ inline blame blame_for(std::string_view error, bool queued) noexcept {
 
 // Means that the address no longer leads to a server that takes writes: connect again, perhaps to another one.
 inline const char *hint_for(std::string_view error) noexcept {
-    if (error.starts_with("NOAUTH") || error.starts_with("WRONGPASS") || has(error, "AUTH"))
+    if (has(error, "TLS: "))
+        return tls_hint(error);
+    if (has(error, "AUTH") || has(error, "WRONGPASS"))
         return "Check the user and password in outbox.redis_url or outbox.redis_password_file.";
     if (error.starts_with("NOPERM"))
         return "Grant the Redis user what the README lists under \"Redis privileges\".";
@@ -40,6 +44,8 @@ inline const char *hint_for(std::string_view error) noexcept {
         return "Trim the streams, or raise Redis' maxmemory; events wait in the database until then.";
     if (error.starts_with("READONLY"))
         return "This Redis is a replica; outbox.redis_url must lead to the primary.";
+    if (error.starts_with("sentinel at"))
+        return "Check the sentinels and the name of the master in outbox.redis_url.";
     if (error.starts_with("MOVED") || error.starts_with("ASK") || error.starts_with("CLUSTERDOWN") ||
         error.starts_with("CROSSSLOT"))
         return "Redis Cluster is not supported; use a Redis server of its own.";

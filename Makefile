@@ -22,7 +22,7 @@ PRIVATE_HEADERS = $(wildcard common/*.hpp extension/*.hpp bgworker/*.hpp)
 # -Wno-register: PostgreSQL 15's headers; -Wno-volatile: HOLD_INTERRUPTS; -Wno-missing-field-initializers: 18's magic block
 PG_CXXFLAGS = -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-register -Wno-volatile -Wno-missing-field-initializers
 PG_CPPFLAGS = -I$(srcdir)
-SHLIB_LINK = -lstdc++ -lhiredis -lcares
+SHLIB_LINK = -lstdc++ -lhiredis -lcares -lssl -lcrypto
 EXTRA_CLEAN = sql/outbox--1.0.sql results tmp_check output_iso log
 
 srcdir ?= .

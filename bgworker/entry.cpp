@@ -1,6 +1,6 @@
 #include "bgworker/entry.hpp"
 
-#include "bgworker/resp.hpp"
+#include "common/resp.hpp"
 
 #include <cstring>
 

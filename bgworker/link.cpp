@@ -1,7 +1,8 @@
 #include "bgworker/link.hpp"
 
-#include "bgworker/resp.hpp"
 #include "common/password_file.hpp"
+#include "common/resp.hpp"
+#include "common/sentinel.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
 
@@ -63,8 +64,8 @@ static bool read_line(FILE *file, char *line, std::size_t size) {
     return true;
 }
 
-// For the sink "default" the first line of outbox.redis_password_file; for others the line of outbox.sink_password_file that is
-// for their server.
+// For the sink "default" the first line of outbox.redis_password_file, and the second for the sentinels; for others the lines of
+// outbox.sink_password_file that are for their server, and for their first sentinel.
 bool link::read_password(redis_url &url, bool of_setting) {
     const char *path = of_setting ? settings::redis_password_file : settings::sink_password_file;
     if (!*path)
@@ -80,10 +81,16 @@ bool link::read_password(redis_url &url, bool of_setting) {
             cpp_call([&] { url.password = line; });
         else
             pg_snprintf(error_, sizeof error_, "password file \"%s\" is empty", path);
+        if (good && read_line(file, line, sizeof line) && *line)
+            cpp_call([&] { url.sentinel_password = line; });
     } else {
-        bool found = false;
-        while (!found && read_line(file, line, sizeof line))
-            found = cpp_call([&] { return password_for(line, url, url.password); });
+        cpp_call([&] {
+            bool found = false, found_sentinel = url.sentinels.empty();
+            while (!(found && found_sentinel) && read_line(file, line, sizeof line)) {
+                found = found || password_for(line, url, url.password);
+                found_sentinel = found_sentinel || password_for(line, url.at_sentinel(0), url.sentinel_password);
+            }
+        });
     }
     explicit_bzero(line, sizeof line);
     FreeFile(file);
@@ -154,7 +161,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
         }
         if (TimestampDifferenceExceeds(moved, now, timeout) ||
             TimestampDifferenceExceeds(began, now, std::min(timeout, 600000) * patience)) {
-            fail(timed_out);
+            fail(redis_->is_shaking_hands() ? "TLS: the handshake timed out" : timed_out);
             return false;
         }
         // While a name is looked up there is no one socket to wait for.
@@ -175,7 +182,6 @@ bool link::open(const char *client_name, const char *text) {
             replies_ = new std::vector<reply_pointer>;
         });
     static redis_url *url = cpp_call([] { return new redis_url; });
-    static std::string *commands = cpp_call([] { return new std::string; });
     close();
     if (!read_url(*url, text))
         return false;
@@ -183,22 +189,97 @@ bool link::open(const char *client_name, const char *text) {
         fail("a user is given without a password");
         return false;
     }
-    error_[0] = '\0';
-    redis_->open(*url);
-    if (!wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out"))
+    bool by_sentinel = !url->sentinels.empty();
+    if (by_sentinel && !find_master(*url))
         return false;
+    return connect(*url) && greet(*url, by_sentinel, client_name);
+}
 
+bool link::connect(const redis_url &url) {
+    error_[0] = '\0';
+    redis_->open(url);
+    return wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out");
+}
+
+static void append_login(std::string &commands, const redis_url &url) {
+    if (url.password.empty())
+        return;
+    if (url.user.empty())
+        resp::append(commands, "AUTH", url.password);
+    else
+        resp::append(commands, "AUTH", url.user, url.password);
+}
+
+// Asks the sentinels in turn, first the one that knew it the last time; each has the time-outs of its own. Where none does, what
+// one had to say tells more than that another cannot be reached.
+bool link::find_master(redis_url &url) {
+    std::size_t count = url.sentinels.size();
+    char told[sizeof error_] = "";
+    for (std::size_t i = 0; i < count; ++i) {
+        std::size_t index = (sentinel_ + i) % count;
+        bool reached = false;
+        if (ask_sentinel(url, index, reached)) {
+            sentinel_ = index;
+            close();
+            return true;
+        }
+        if (ConfigReloadPending)
+            return false;
+        if (reached)
+            strlcpy(told, error_, sizeof told);
+    }
+    if (*told)
+        fail(told);
+    return false;
+}
+
+bool link::ask_sentinel(redis_url &url, std::size_t index, bool &reached) {
+    static redis_url *sentinel = cpp_call([] { return new redis_url; });
+    static std::string *commands = cpp_call([] { return new std::string; });
+    cpp_call([&] { *sentinel = url.at_sentinel(index); });
+    bool good = false;
+    reached = connect(*sentinel);
+    if (reached) {
+        std::size_t replies = sentinel->password.empty() ? 1 : 2;
+        cpp_call([&] {
+            commands->clear();
+            append_login(*commands, *sentinel);
+            resp::append(*commands, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", url.master);
+        });
+        if (ask(*commands, replies))
+            good = cpp_call([&] {
+                redis_url::server server;
+                std::string why;
+                bool named = reply(0).type != REDIS_REPLY_ERROR || replies == 1
+                                 ? read_master_address(reply(replies - 1), server, why)
+                                 : read_master_address(reply(0), server, why);
+                if (named) {
+                    url = url.at_master(server);
+                    strlcpy(endpoint_, url.endpoint().c_str(), sizeof endpoint_);
+                } else {
+                    strlcpy(error_, why.c_str(), sizeof error_);
+                }
+                return named;
+            });
+    }
+    if (good)
+        return true;
+    char name[sizeof endpoint_];
+    cpp_call([&] { strlcpy(name, sentinel->endpoint().c_str(), sizeof name); });
+    fail(psprintf("sentinel at \"%s\": %s", name, pstrdup(error_)));
+    return false;
+}
+
+bool link::greet(const redis_url &url, bool must_be_master, const char *client_name) {
+    static std::string *commands = cpp_call([] { return new std::string; });
     std::size_t replies = 2;
     cpp_call([&] {
         commands->clear();
-        if (!url->password.empty()) {
-            ++replies;
-            if (url->user.empty())
-                resp::append(*commands, "AUTH", url->password);
-            else
-                resp::append(*commands, "AUTH", url->user, url->password);
-        }
-        resp::append(*commands, "SELECT", std::to_string(url->database));
+        append_login(*commands, url);
+        replies += url.password.empty() ? 0 : 1;
+        if (must_be_master)
+            resp::append(*commands, "ROLE"), ++replies;
+        resp::append(*commands, "SELECT", std::to_string(url.database));
         resp::append(*commands, "CLIENT", "SETNAME", client_name);
     });
     if (!ask(*commands, replies))
@@ -209,7 +290,16 @@ bool link::open(const char *client_name, const char *text) {
             fail(reply(i).str);
             return false;
         }
-    return true;
+    std::size_t role = url.password.empty() ? 0 : 1;
+    bool good = !must_be_master || cpp_call([&] {
+        std::string why;
+        bool is = is_master(reply(role), why);
+        strlcpy(error_, why.c_str(), sizeof error_);
+        return is;
+    });
+    if (!good)
+        fail(pstrdup(error_));
+    return good;
 }
 
 bool link::send(std::string &commands) {

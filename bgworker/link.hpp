@@ -14,7 +14,7 @@ class link {
     bool is_open() const { return redis_ && redis_->is_open(); }
     const char *endpoint() const { return endpoint_; }
 
-    // Connects, authenticates, selects the database. False: see error().
+    // Connects to the server, or to the one that a sentinel names; authenticates, selects the database. False: see error().
     // With an empty URL, that of outbox.redis_url.
     bool open(const char *client_name, const char *url);
     void close();
@@ -45,12 +45,17 @@ class link {
   private:
     bool read_url(redis_url &url, const char *text);
     bool read_password(redis_url &url, bool of_setting);
+    bool find_master(redis_url &url);
+    bool ask_sentinel(redis_url &url, std::size_t index, bool &reached);
+    bool connect(const redis_url &url);
+    bool greet(const redis_url &url, bool must_be_master, const char *client_name);
     void wait_for_events(bool writeable, int ms);
     template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
 
     redis_connection *redis_ = nullptr; // lives as long as the process: errors jump past destructors
     std::vector<reply_pointer> *replies_ = nullptr;
     WaitEventSet *events_ = nullptr; // of an open connection: making one for every wait costs as much as the wait
+    std::size_t sentinel_ = 0;       // that answered last
     char endpoint_[160] = "";
     char error_[256] = "";
 };

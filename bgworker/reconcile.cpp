@@ -11,7 +11,7 @@
 #include "bgworker/dispatcher.hpp"
 #include "bgworker/entry.hpp"
 #include "bgworker/reply.hpp"
-#include "bgworker/resp.hpp"
+#include "common/resp.hpp"
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"

@@ -1,6 +1,8 @@
 // What an error reply of Redis is about. Pure.
 #pragma once
 
+#include "common/tls.hpp"
+
 #include <initializer_list>
 #include <string_view>
 
@@ -33,7 +35,9 @@ inline blame blame_for(std::string_view error, bool queued) noexcept {
 // Means that the address no longer leads to a server that takes writes: connect again, perhaps to another one.
 // `of_setting`: the address is outbox.redis_url, and no sink's own.
 inline const char *hint_for(std::string_view error, bool of_setting = true) noexcept {
-    if (error.starts_with("NOAUTH") || error.starts_with("WRONGPASS") || has(error, "AUTH") || has(error, "without a password"))
+    if (has(error, "TLS: "))
+        return tls_hint(error);
+    if (has(error, "AUTH") || has(error, "WRONGPASS") || has(error, "without a password"))
         return of_setting ? "Check the user and password in outbox.redis_url or outbox.redis_password_file."
                           : "Check the user in the sink's URL and the password in outbox.sink_password_file.";
     if (error.starts_with("NOPERM"))
@@ -43,6 +47,9 @@ inline const char *hint_for(std::string_view error, bool of_setting = true) noex
     if (error.starts_with("READONLY"))
         return of_setting ? "This Redis is a replica; outbox.redis_url must lead to the primary."
                           : "This Redis is a replica; the sink's URL must lead to the primary.";
+    if (error.starts_with("sentinel at"))
+        return of_setting ? "Check the sentinels and the name of the master in outbox.redis_url."
+                          : "Check the sentinels and the name of the master in the sink's URL.";
     if (error.starts_with("MOVED") || error.starts_with("ASK") || error.starts_with("CLUSTERDOWN") ||
         error.starts_with("CROSSSLOT"))
         return "Redis Cluster is not supported; use a Redis server of its own.";

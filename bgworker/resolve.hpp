@@ -2,20 +2,15 @@
 // a name server that does not answer.
 #pragma once
 
-#include <netinet/in.h>
+#include "common/channel.hpp"
+
 #include <string>
-#include <sys/socket.h>
 #include <vector>
 
 struct ares_addrinfo;
 struct ares_channeldata;
 
 namespace outbox {
-
-struct socket_address {
-    sockaddr_storage address;
-    socklen_t length;
-};
 
 class resolver {
   public:

@@ -16,16 +16,24 @@ static bool take_field(std::string_view &line, bool last, std::string &field) {
     return last || ended;
 }
 
+static std::string name_of(const redis_url &url) {
+    if (url.sentinels.empty())
+        return !url.path.empty() ? url.path : url.host;
+    std::string name;
+    for (const auto &sentinel : url.sentinels)
+        name += (name.empty() ? "" : ",") + sentinel.host;
+    return name + "/" + url.master;
+}
+
 bool password_for(std::string_view line, const redis_url &url, std::string &password) {
     if (line.starts_with('#'))
         return false;
     std::string host, port, user;
     if (!take_field(line, false, host) || !take_field(line, false, port) || !take_field(line, false, user))
         return false;
-    bool is_socket = !url.path.empty();
-    if (host != (is_socket ? url.path : url.host))
+    if (host != name_of(url))
         return false;
-    if (port != "*" && (is_socket || port != std::to_string(url.port)))
+    if (port != "*" && (url.host.empty() || port != std::to_string(url.port)))
         return false;
     if (user != "*" && user != url.user)
         return false;

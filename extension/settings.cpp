@@ -72,7 +72,8 @@ static bool check_redis_url(char **value, void **extra, GucSource) {
     GUC_check_errcode(ERRCODE_INVALID_PARAMETER_VALUE);
     GUC_check_errmsg("invalid value for parameter \"outbox.redis_url\"");
     GUC_check_errdetail("%s.", reason);
-    GUC_check_errhint("Use redis://[user:password@]host[:port][/db] or unix:///path[?db=N].");
+    GUC_check_errhint("Use redis://[user:password@]host[:port][/db], rediss:// for TLS, "
+                      "redis+sentinel://host[:port],.../master[/db] or unix:///path[?db=N].");
     return false;
 }
 
@@ -105,7 +106,7 @@ void define() {
                              &enabled, true, PGC_SIGHUP, 0, nullptr, nullptr, nullptr);
     DefineCustomStringVariable(
         "outbox.redis_url", "Where the sink \"default\" appends its events.",
-        "redis://[user:password@]host[:port][/db] or unix:///path[?db=N].", &masked_redis_url,
+        "redis://, rediss:// (TLS), redis+sentinel://, rediss+sentinel:// or unix://.", &masked_redis_url,
         "redis://127.0.0.1:6379/0", PGC_SIGHUP, GUC_SUPERUSER_ONLY, check_redis_url, assign_redis_url, nullptr);
     DefineCustomStringVariable("outbox.redis_password_file",
                                "File with the Redis password; only the server's user may read it.",

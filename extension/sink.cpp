@@ -105,6 +105,34 @@ static text *argument(FunctionCallInfo fcinfo, int number, const char *name) {
     return PG_GETARG_TEXT_PP(number);
 }
 
+struct parsed_url {
+    char endpoint[600];
+    bool has_password, has_files;
+    std::size_t length;
+};
+
+static parsed_url parse(const char *given) {
+    parsed_url result = {};
+    char reason[128];
+    result.length = strlen(given);
+    bool good = cpp_call([&] {
+        redis_url url;
+        std::string error;
+        bool parsed = parse_redis_url(given, url, error);
+        result.has_password = !url.password.empty() || !url.sentinel_password.empty();
+        result.has_files = !url.files.ca.empty() || !url.files.certificate.empty() || !url.files.key.empty();
+        strlcpy(reason, error.c_str(), sizeof reason);
+        reason[0] = static_cast<char>(pg_toupper(static_cast<unsigned char>(reason[0])));
+        strlcpy(result.endpoint, (url.endpoint() + "/" + std::to_string(url.database)).c_str(), sizeof result.endpoint);
+        return parsed;
+    });
+    // neither message quotes it: there may be a password in it
+    if (!good)
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid URL of a sink"), errdetail("%s.", reason),
+                errhint("Use redis://[user@]host[:port][/db], rediss://... or unix:///path[?db=N]."));
+    return result;
+}
+
 extern "C" {
 
 PG_FUNCTION_INFO_V1(outbox_check_name);
@@ -118,35 +146,29 @@ PGDLLEXPORT Datum outbox_check_name(PG_FUNCTION_ARGS) {
     PG_RETURN_VOID();
 }
 
-// Where a URL leads: host and port or path, and the database. Null: outbox.redis_url.
-PG_FUNCTION_INFO_V1(outbox_redis_endpoint);
-PGDLLEXPORT Datum outbox_redis_endpoint(PG_FUNCTION_ARGS) {
-    const char *given = PG_ARGISNULL(0) ? settings::redis_url() : text_to_cstring(PG_GETARG_TEXT_PP(0));
-    char reason[128];
-    char endpoint[256];
-    bool has_password = false;
-    bool good = cpp_call([&] {
-        redis_url url;
-        std::string error;
-        bool parsed = parse_redis_url(given, url, error);
-        has_password = !url.password.empty();
-        strlcpy(reason, error.c_str(), sizeof reason);
-        reason[0] = static_cast<char>(pg_toupper(static_cast<unsigned char>(reason[0])));
-        strlcpy(endpoint, (url.endpoint() + "/" + std::to_string(url.database)).c_str(), sizeof endpoint);
-        return parsed;
-    });
-    // neither message quotes it: there may be a password in it
-    if (!good)
-        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid URL of a sink"), errdetail("%s.", reason),
-                errhint("Use redis://[user@]host[:port][/db] or unix:///path[?db=N]."));
-    if (!PG_ARGISNULL(0) && has_password)
+// Is this a URL that a sink of its own may have?
+PG_FUNCTION_INFO_V1(outbox_check_url);
+PGDLLEXPORT Datum outbox_check_url(PG_FUNCTION_ARGS) {
+    parsed_url url = parse(text_to_cstring(argument(fcinfo, 0, "url")));
+    if (url.has_password)
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the URL of a sink must not have a password"),
                 errdetail("It would be shown to everybody who may look at outbox.sink, and be in every dump."),
                 errhint("Put the password into the file that outbox.sink_password_file names."));
-    if (strlen(given) > max_url_length)
+    if (url.has_files && !superuser_arg(GetOuterUserId()))
+        ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                errmsg("only superusers may give the URL of a sink files of the server"),
+                errhint("Without sslrootcert the certificate authorities of the server's system are trusted."));
+    if (url.length > max_url_length)
         ereport(ERROR, errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED), errmsg("the URL of a sink is too long"),
                 errdetail("At most %zu bytes are allowed.", max_url_length));
-    PG_RETURN_TEXT_P(cstring_to_text(endpoint));
+    PG_RETURN_VOID();
+}
+
+// Where a URL leads: host and port or path, and the database. Null: outbox.redis_url.
+PG_FUNCTION_INFO_V1(outbox_redis_endpoint);
+PGDLLEXPORT Datum outbox_redis_endpoint(PG_FUNCTION_ARGS) {
+    parsed_url url = parse(PG_ARGISNULL(0) ? settings::redis_url() : text_to_cstring(PG_GETARG_TEXT_PP(0)));
+    PG_RETURN_TEXT_P(cstring_to_text(url.endpoint));
 }
 
 PG_FUNCTION_INFO_V1(outbox_check_stream);

@@ -541,8 +541,11 @@ COMMENT ON FUNCTION outbox.check_name(text) IS 'an error unless a sink may be ca
 
 CREATE FUNCTION outbox.redis_endpoint(url text) RETURNS text
     LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_redis_endpoint';
-COMMENT ON FUNCTION outbox.redis_endpoint(text) IS
-    'the server and database that a URL leads to, or with null outbox.redis_url; an error unless a sink may have it';
+COMMENT ON FUNCTION outbox.redis_endpoint(text) IS 'the server and database that a URL leads to, or with null outbox.redis_url';
+
+CREATE FUNCTION outbox.check_url(url text) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_check_url';
+COMMENT ON FUNCTION outbox.check_url(text) IS 'an error unless a sink may have this URL';
 
 CREATE FUNCTION outbox.check_stream(stream text) RETURNS void
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_check_stream';
@@ -624,7 +627,7 @@ BEGIN
         RAISE EXCEPTION '% must not be null', CASE WHEN url IS NULL THEN 'url' ELSE 'start' END
             USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    PERFORM outbox.redis_endpoint(url);
+    PERFORM outbox.check_url(url);
     PERFORM outbox.check_stream(create_sink.stream);
     PERFORM outbox.check_patterns('topics', create_sink.topics);
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
@@ -780,7 +783,7 @@ DECLARE
     old record;
 BEGIN
     IF alter_sink.url IS NOT NULL THEN
-        PERFORM outbox.redis_endpoint(alter_sink.url);
+        PERFORM outbox.check_url(alter_sink.url);
     END IF;
     PERFORM outbox.check_patterns('topics', alter_sink.topics);
     PERFORM outbox.check_patterns('event_types', alter_sink.event_types);

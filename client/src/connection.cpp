@@ -1,14 +1,10 @@
 #include "src/connection.hpp"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <fstream>
 
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <sys/socket.h>
-
+#include "common/resp.hpp"
+#include "common/sentinel.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -20,50 +16,29 @@ constexpr std::size_t most_kept = 1024 * 1024;
 
 static std::uint64_t ms(milliseconds span) { return static_cast<std::uint64_t>(std::max<milliseconds::rep>(span.count(), 0)); }
 
-// Outlives the connection until libuv has closed the handle.
-struct connection::poller {
-    uv_poll_t handle{};
-    connection *owner = nullptr;
-    int events = 0;
+// hiredis' reader, with replies in arenas. A callback may drop the connection while it reads.
+struct connection::parser {
+    arena_reader arena;
+    redisReader *reader = redisReaderCreate();
 
-    // hiredis reads 16 kB and goes back to the loop. Here it gets what there is; it has the last word about errors and the end.
-    static void read_much(redisAsyncContext &context) {
-        constexpr std::size_t size = 256 * 1024;
-        thread_local const std::unique_ptr<char[]> buffer(new char[size]);
-        ssize_t count = recv(context.c.fd, buffer.get(), size, MSG_DONTWAIT);
-        if (count > 0)
-            redisReaderFeed(context.c.reader, buffer.get(), static_cast<std::size_t>(count));
+    parser() {
+        if (reader == nullptr)
+            throw std::bad_alloc();
+        arena.attach(*reader);
+        reader->maxbuf = most_kept; // or it gives its buffer back after each reply of some size
     }
-
-    void want(int wanted) {
-        if (wanted == events)
-            return;
-        events = wanted;
-        if (events == 0)
-            uv_poll_stop(&handle);
-        else
-            uv_poll_start(&handle, events, [](uv_poll_t *poll, int status, int happened) {
-                auto *self = static_cast<poller *>(poll->data);
-                // an error is found by whoever reads or writes next
-                if (status != 0) {
-                    happened = UV_READABLE | UV_WRITABLE;
-                    self->events = 0; // libuv has stopped it
-                }
-                redisAsyncContext *context = self->owner != nullptr ? self->owner->context_ : nullptr;
-                if (context != nullptr && (happened & UV_READABLE) != 0) {
-                    if (self->owner->state_ == state::ready)
-                        self->read_much(*context);
-                    redisAsyncHandleRead(context);
-                }
-                context = self->owner != nullptr ? self->owner->context_ : nullptr;
-                if (context != nullptr && (happened & UV_WRITABLE) != 0)
-                    redisAsyncHandleWrite(context);
-            });
-    }
+    ~parser() { redisReaderFree(reader); }
+    parser(const parser &) = delete;
+    parser &operator=(const parser &) = delete;
 };
 
 connection::connection(uv_loop_t &loop, connection_options options, std::function<void()> ready, std::function<void()> lost)
-    : loop_(loop), options_(std::move(options)), ready_(std::move(ready)), lost_(std::move(lost)) {
+    : loop_(loop), options_(std::move(options)), ready_(std::move(ready)), lost_(std::move(lost)),
+      wire_(loop, {[this] { connected(); }, [this](std::string_view bytes) { received(bytes); },
+                   // what a server says before it closes is no answer to anything, and the reason
+                   [this](std::string_view why) {
+                       this->lost(state_ == state::greeting && !complaint_.empty() ? std::string_view(complaint_) : why);
+                   }}) {
     uv_timer_init(&loop_, &timer_);
     uv_timer_init(&loop_, &watchdog_);
     uv_prepare_init(&loop_, &prepare_);
@@ -75,17 +50,12 @@ connection::~connection() = default;
 
 void connection::open() {
     if (state_ == state::closed)
-        resolve();
+        begin();
 }
 
 void connection::close() {
     state_ = state::closed;
     ready_ = lost_ = nullptr;
-    if (resolver_ != nullptr) {
-        resolver_->data = nullptr;
-        uv_cancel(reinterpret_cast<uv_req_t *>(resolver_));
-        resolver_ = nullptr;
-    }
     drop();
     for (auto *handle : {reinterpret_cast<uv_handle_t *>(&timer_), reinterpret_cast<uv_handle_t *>(&watchdog_),
                          reinterpret_cast<uv_handle_t *>(&prepare_)})
@@ -93,173 +63,103 @@ void connection::close() {
             uv_close(handle, nullptr);
 }
 
-// getaddrinfo in a thread of libuv's: a name server that is silent stops nobody.
-void connection::resolve() {
-    state_ = state::resolving;
-    const redis_url &url = options_.url;
-    password_ = url.password;
-    if (password_.empty() && !options_.password_file.empty()) {
+// The password file is read anew for each attempt: the server's password, and in the second line that of the sentinels.
+void connection::begin() {
+    state_ = state::connecting;
+    target_ = options_.url;
+    sentinels_left_ = target_.sentinels.size();
+    told_.clear();
+    bool are_all_given = !target_.password.empty() && (target_.sentinels.empty() || !target_.sentinel_password.empty());
+    if (!options_.password_file.empty() && !are_all_given) {
         std::ifstream file(options_.password_file);
-        if (!std::getline(file, password_)) {
+        std::string first, second;
+        if (!std::getline(file, first)) {
+            sentinels_left_ = 0;
             lost("the password file could not be read");
             return;
         }
+        std::getline(file, second);
+        if (target_.password.empty())
+            target_.password = first;
+        if (target_.sentinel_password.empty())
+            target_.sentinel_password = second;
     }
-    if (!url.path.empty()) {
-        state_ = state::connecting;
-        attach(redisAsyncConnectUnix(url.path.c_str()));
-        return;
-    }
-    resolver_ = new uv_getaddrinfo_t{};
-    resolver_->data = this;
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_family = AF_UNSPEC;
-    int status = uv_getaddrinfo(
-        &loop_, resolver_,
-        [](uv_getaddrinfo_t *request, int result, addrinfo *found) {
-            auto *self = static_cast<connection *>(request->data);
-            char address[INET6_ADDRSTRLEN] = "";
-            if (self != nullptr && result == 0 && found != nullptr) {
-                // Another one after a failure: "localhost" is ::1 first on many machines, and Redis listens on 127.0.0.1.
-                const addrinfo *chosen = found;
-                for (int i = 0; i < self->failures_; ++i)
-                    chosen = chosen->ai_next != nullptr ? chosen->ai_next : found;
-                if (chosen->ai_family == AF_INET6)
-                    uv_ip6_name(reinterpret_cast<sockaddr_in6 *>(chosen->ai_addr), address, sizeof address);
-                else
-                    uv_ip4_name(reinterpret_cast<sockaddr_in *>(chosen->ai_addr), address, sizeof address);
-            }
-            uv_freeaddrinfo(found);
-            delete request;
-            if (self == nullptr)
-                return; // closed, or given up, meanwhile
-            self->resolver_ = nullptr;
-            if (address[0] == '\0')
-                self->lost("the host name could not be resolved: " + std::string(uv_strerror(result)));
-            else
-                self->connect(address);
-        },
-        url.host.c_str(), nullptr, &hints);
-    if (status != 0) {
-        delete resolver_;
-        resolver_ = nullptr;
-        lost(uv_strerror(status));
-        return;
-    }
+    url_ = target_;
+    if (sentinels_left_ > 0)
+        ask_sentinel();
+    else
+        connect();
+}
+
+void connection::ask_sentinel() {
+    target_ = url_.at_sentinel(sentinel_);
+    connect();
+}
+
+void connection::connect() {
+    state_ = state::connecting;
+    parser_ = std::make_shared<parser>();
     uv_timer_start(
         &timer_,
         [](uv_timer_t *handle) {
             auto *self = static_cast<connection *>(handle->data);
-            self->resolver_->data = nullptr;
-            uv_cancel(reinterpret_cast<uv_req_t *>(self->resolver_));
-            self->resolver_ = nullptr;
-            self->lost("the host name was not resolved in time");
+            self->lost(self->wire_.is_resolving()       ? "the host name was not resolved in time"
+                       : self->wire_.is_shaking_hands() ? "TLS: the handshake timed out"
+                                                        : "the connection was not made in time");
         },
         ms(options_.connect_timeout), 0);
+    wire_.open(target_, failures_);
 }
 
-void connection::connect(const char *address) {
-    uv_timer_stop(&timer_);
-    state_ = state::connecting;
-    attach(redisAsyncConnect(address, options_.url.port));
+void connection::connected() {
+    state_ = state::greeting;
+    complaint_.clear();
+    log_in();
+    if (sentinels_left_ > 0)
+        greet_sentinel();
+    else
+        greet();
 }
 
-void connection::attach(redisAsyncContext *context) {
-    if (context == nullptr || context->err != 0) {
-        std::string why = context != nullptr ? context->errstr : "out of memory";
-        if (context != nullptr)
-            redisAsyncFree(context);
-        lost(why);
-        return;
-    }
-    context_ = context;
-    context->data = this;
-    reader_ = {};
-    reader_.attach(*context->c.reader);
-    context->c.reader->maxbuf = most_kept; // or it gives its buffer back after each reply of some size
-
-    poller_ = new poller;
-    poller_->owner = this;
-    poller_->handle.data = poller_;
-    if (int status = uv_poll_init(&loop_, &poller_->handle, context->c.fd); status != 0) {
-        delete poller_;
-        poller_ = nullptr;
-        redisAsyncContext *unusable = context_;
-        context_ = nullptr;
-        redisAsyncFree(unusable);
-        lost(uv_strerror(status));
-        return;
-    }
-    auto &hooks = context->ev;
-    hooks.data = poller_;
-    hooks.addRead = [](void *data) {
-        auto *self = static_cast<poller *>(data);
-        self->want(self->events | UV_READABLE);
-    };
-    hooks.delRead = [](void *data) {
-        auto *self = static_cast<poller *>(data);
-        self->want(self->events & ~UV_READABLE);
-    };
-    // What is queued is written before the loop next waits; the kernel is asked only where a write did not fit.
-    hooks.addWrite = [](void *data) {
-        auto *self = static_cast<poller *>(data);
-        connection *owner = self->owner;
-        if (owner != nullptr && owner->state_ != state::connecting && !owner->queued_)
-            owner->queued_ = true;
-        else
-            self->want(self->events | UV_WRITABLE);
-    };
-    hooks.delWrite = [](void *data) {
-        auto *self = static_cast<poller *>(data);
-        self->want(self->events & ~UV_WRITABLE);
-    };
-    hooks.cleanup = [](void *data) {
-        auto *self = static_cast<poller *>(data);
-        if (self->owner != nullptr)
-            self->owner->poller_ = nullptr;
-        self->owner = nullptr;
-        uv_close(reinterpret_cast<uv_handle_t *>(&self->handle),
-                 [](uv_handle_t *handle) { delete static_cast<poller *>(handle->data); });
-    };
-    redisAsyncSetConnectCallback(context, on_connect);
-    redisAsyncSetDisconnectCallback(context, on_disconnect);
-    uv_timer_start(
-        &timer_,
-        [](uv_timer_t *handle) { static_cast<connection *>(handle->data)->lost("the connection was not made in time"); },
-        ms(options_.connect_timeout), 0);
-}
-
-void connection::on_connect(const redisAsyncContext *context, int status) {
-    auto *self = static_cast<connection *>(context->data);
-    if (self == nullptr || self->context_ != context)
-        return;
-    if (status != REDIS_OK) {
-        self->context_ = nullptr; // hiredis frees it
-        self->lost(context->errstr != nullptr ? context->errstr : "the connection failed");
-        return;
-    }
-    if (self->options_.url.path.empty()) {
-        int on = 1;
-        setsockopt(context->c.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        setsockopt(context->c.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
-    }
-    self->state_ = state::greeting;
-    self->complaint_.clear();
-    self->greet();
-}
-
-// The password, the name and the database, in one go; the last answer opens the connection. A server that is loading answers
-// PING with an error from some versions on and with PONG in others: the first command that matters will tell.
-void connection::greet() {
-    const std::string &user = options_.url.user;
+void connection::log_in() {
+    const std::string &user = target_.user;
     // a user alone has no password
-    if (!password_.empty() || !user.empty()) {
-        if (user.empty())
-            send(std::initializer_list<std::string_view>{"AUTH", password_}, must_succeed("AUTH: "), {});
-        else
-            send(std::initializer_list<std::string_view>{"AUTH", user, password_}, must_succeed("AUTH: "), {});
-    }
+    if (!user.empty())
+        send(std::initializer_list<std::string_view>{"AUTH", user, target_.password}, must_succeed("AUTH: "), {});
+    else if (!target_.password.empty())
+        send(std::initializer_list<std::string_view>{"AUTH", target_.password}, must_succeed("AUTH: "), {});
+}
+
+void connection::greet_sentinel() {
+    send(std::initializer_list<std::string_view>{"SENTINEL", "GET-MASTER-ADDR-BY-NAME", url_.master},
+         [this](const redisReply *reply) {
+             if (reply == nullptr || state_ != state::greeting)
+                 return;
+             redis_url::server server;
+             std::string why;
+             if (!read_master_address(*reply, server, why)) {
+                 greeting_failed(why);
+                 return;
+             }
+             sentinels_left_ = 0;
+             drop();
+             target_ = url_.at_master(server);
+             connect();
+         },
+         {});
+}
+
+// The name and the database, in one go; the last answer opens the connection. A server that is loading answers PING with an
+// error from some versions on and with PONG in others: the first command that matters will tell.
+void connection::greet() {
+    if (!url_.sentinels.empty())
+        send(std::initializer_list<std::string_view>{"ROLE"},
+             [this](const redisReply *reply) {
+                 std::string why;
+                 if (reply != nullptr && state_ == state::greeting && !is_master(*reply, why))
+                     greeting_failed(printable(why));
+             },
+             {});
     // for operators who look at CLIENT LIST; a server that forbids it is fine
     send(std::initializer_list<std::string_view>{"CLIENT", "SETNAME", options_.name},
          [this](const redisReply *reply) {
@@ -294,8 +194,8 @@ void connection::greet_server(std::string_view run) {
              run_ = run;
          },
          {});
-    if (options_.url.database != 0)
-        send(std::initializer_list<std::string_view>{"SELECT", std::to_string(options_.url.database)}, must_succeed("SELECT: "), {});
+    if (target_.database != 0)
+        send(std::initializer_list<std::string_view>{"SELECT", std::to_string(target_.database)}, must_succeed("SELECT: "), {});
     send(std::initializer_list<std::string_view>{"PING"},
          [this](const redisReply *reply) {
              if (reply == nullptr || state_ != state::greeting)
@@ -333,28 +233,39 @@ void connection::lost(std::string_view why) {
     if (state_ == state::closed || state_ == state::backing_off)
         return;
     bool was_ready = state_ == state::ready;
-    std::string reason(why); // may be the context's own text
+    std::string reason(why); // may be text that goes with the connection
+    bool asked = sentinels_left_ > 0;
+    if (asked) {
+        reason = "sentinel at \"" + target_.endpoint() + "\": " + reason;
+        if (state_ == state::greeting)
+            told_ = reason;
+    }
     state_ = state::backing_off;
     drop();
     if (state_ == state::closed)
         return; // one of the outstanding commands had that closed
+    if (asked) {
+        sentinel_ = (sentinel_ + 1) % url_.sentinels.size();
+        if (--sentinels_left_ > 0) {
+            ask_sentinel();
+            return;
+        }
+        target_ = url_;
+        if (!told_.empty())
+            reason = told_; // tells more than that another could not be reached
+    }
     warn(was_ready ? "lost the connection to Redis at \"" : "could not connect to Redis at \"", reason);
     back_off();
     if (was_ready && lost_)
         lost_();
 }
 
-// Frees the context. Each outstanding command gets its null.
+// Ends the connection. Each outstanding command gets its null.
 void connection::drop() {
     uv_timer_stop(&timer_);
     uv_timer_stop(&watchdog_);
-    queued_ = false;
-    if (context_ != nullptr) {
-        redisAsyncContext *context = context_;
-        context_ = nullptr;
-        context->data = nullptr;
-        redisAsyncFree(context);
-    }
+    wire_.close();
+    parser_.reset();
     std::deque<pending> unanswered;
     unanswered.swap(pending_);
     for (pending &one : unanswered)
@@ -366,7 +277,7 @@ void connection::back_off() {
         &timer_,
         [](uv_timer_t *handle) {
             auto *self = static_cast<connection *>(handle->data);
-            self->resolve();
+            self->begin();
         },
         ms(next_delay()), 0);
 }
@@ -383,7 +294,9 @@ milliseconds connection::next_delay() {
 
 // Once for each reason, not at every attempt.
 void connection::warn(std::string_view what, std::string_view why) {
-    std::string message = std::string(what) + options_.url.endpoint() + "\": " + printable(why);
+    std::string message = std::string(what) + target_.endpoint() + "\": " + printable(why, 300);
+    if (why.find("TLS: ") != why.npos)
+        message.append(" (").append(tls_hint(why)).append(")");
     if (warned_.size() < 20 && warned_.insert(message).second && options_.log)
         options_.log(log_level::warning, message);
 }
@@ -392,7 +305,7 @@ void connection::warn(std::string_view what, std::string_view why) {
 void connection::works() {
     failures_ = 0;
     if (!warned_.empty() && options_.log)
-        options_.log(log_level::warning, "connected to Redis at \"" + options_.url.endpoint() + "\" again");
+        options_.log(log_level::warning, "connected to Redis at \"" + target_.endpoint() + "\" again");
     warned_.clear();
 }
 
@@ -405,22 +318,11 @@ void connection::command(std::span<const std::string_view> words, reply_function
 }
 
 void connection::send(std::span<const std::string_view> words, reply_function reply, milliseconds patience) {
-    thread_local std::vector<const char *> texts;
-    thread_local std::vector<std::size_t> lengths;
-    texts.clear();
-    lengths.clear();
-    for (std::string_view word : words) {
-        texts.push_back(word.data() != nullptr ? word.data() : "");
-        lengths.push_back(word.size());
-    }
+    std::string &out = wire_.outgoing();
+    resp::command(out, words.size());
+    for (std::string_view word : words)
+        resp::argument(out, word);
     pending_.push_back({std::move(reply), steady_clock::now() + options_.response_timeout + patience});
-    if (redisAsyncCommandArgv(context_, on_reply, nullptr, static_cast<int>(texts.size()), texts.data(), lengths.data()) !=
-        REDIS_OK) {
-        reply_function refused = std::move(pending_.back().reply);
-        pending_.pop_back();
-        refused(nullptr);
-        return;
-    }
     if (pending_.size() == 1)
         poll();
 }
@@ -447,35 +349,40 @@ void connection::run(const script &script, std::span<const std::string_view> key
     });
 }
 
-void connection::on_reply(redisAsyncContext *context, void *reply, void *) {
-    auto *self = static_cast<connection *>(context->data);
-    // null: the context is being freed, and drop() calls them all
-    if (self == nullptr || self->context_ != context || reply == nullptr)
-        return;
-    pending one = std::move(self->pending_.front());
-    self->pending_.pop_front();
-    auto *answer = static_cast<const redisReply *>(reply);
-    if (self->state_ == state::ready && answer->type != REDIS_REPLY_ERROR)
-        self->works();
-    one.reply(answer);
-    if (self->context_ == context)
-        self->poll();
+void connection::received(std::string_view bytes) {
+    const std::shared_ptr<parser> parser = parser_;
+    redisReader &reader = *parser->reader;
+    int status = redisReaderFeed(&reader, bytes.data(), bytes.size());
+    while (status == REDIS_OK) {
+        void *reply = nullptr;
+        status = redisReaderGetReply(&reader, &reply);
+        if (status != REDIS_OK)
+            break;
+        if (reply == nullptr)
+            return;
+        answer(*static_cast<const redisReply *>(reply));
+        reader.fn->freeObject(reply);
+        if (parser != parser_)
+            return; // the answer has ended this connection
+    }
+    lost(reader.errstr);
 }
 
-void connection::on_disconnect(const redisAsyncContext *context, int) {
-    auto *self = static_cast<connection *>(context->data);
-    if (self == nullptr || self->context_ != context)
+void connection::answer(const redisReply &reply) {
+    if (pending_.empty()) {
+        // what nobody asked for is why it closes
+        std::string why = reply.type == REDIS_REPLY_ERROR ? printable(text(reply)) : "an answer to nothing";
+        lost(why);
         return;
-    self->context_ = nullptr; // hiredis frees it
-    // What it says before it closes is the reason, such as "max number of clients reached": that is no answer to anything.
-    char words[256];
-    auto said = recv(context->c.fd, words, sizeof words, MSG_DONTWAIT);
-    if (self->state_ == state::greeting && said > 1 && words[0] == '-')
-        self->complaint_.assign(words + 1, std::find(words + 1, words + said, '\r'));
-    if (!self->complaint_.empty())
-        self->lost(self->complaint_);
-    else
-        self->lost(context->errstr != nullptr && context->errstr[0] != '\0' ? context->errstr : "the server closed it");
+    }
+    const std::shared_ptr<parser> parser = parser_;
+    pending one = std::move(pending_.front());
+    pending_.pop_front();
+    if (state_ == state::ready && reply.type != REDIS_REPLY_ERROR)
+        works();
+    one.reply(&reply);
+    if (parser == parser_)
+        poll();
 }
 
 // The watchdog looks when the oldest reply is due, and not at every command.
@@ -497,12 +404,6 @@ void connection::poll() {
         ms(left) + 1, 0);
 }
 
-void connection::flush() noexcept {
-    if (!queued_ || context_ == nullptr)
-        return;
-    // hiredis asks for addWrite again if not everything fits: with queued_ still set that means to wait for the socket
-    redisAsyncHandleWrite(context_);
-    queued_ = false;
-}
+void connection::flush() noexcept { wire_.flush(); }
 
 } // namespace outbox::detail

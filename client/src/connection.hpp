@@ -1,5 +1,5 @@
-// One connection to Redis on a libuv loop: connects, logs in, answers every command exactly once, gives up on a server that
-// is silent, and comes back with backoff. For the thread of the loop alone.
+// One connection to Redis on a libuv loop: asks sentinels for the server where there are some, connects, logs in, answers every
+// command exactly once, gives up on a server that is silent, and comes back with backoff. For the thread of the loop alone.
 #pragma once
 
 #include <chrono>
@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include <hiredis/async.h>
+#include <hiredis/hiredis.h>
 #include <uv.h>
 
 #include <outbox/log.hpp>
@@ -23,6 +23,7 @@
 #include "common/url.hpp"
 #include "src/reply.hpp"
 #include "src/scripts.hpp"
+#include "src/wire.hpp"
 
 namespace outbox::detail {
 
@@ -73,20 +74,27 @@ class connection {
     std::uint64_t connects() const noexcept { return connects_; }
 
   private:
-    enum class state { closed, resolving, connecting, greeting, ready, backing_off };
+    enum class state { closed, connecting, greeting, ready, backing_off };
 
     struct pending {
         reply_function reply;
         std::chrono::steady_clock::time_point deadline;
     };
 
-    void resolve();
-    void connect(const char *address);
-    void attach(redisAsyncContext *context);
+    struct parser;
+
+    void begin();
+    void ask_sentinel();
+    void connect();
+    void connected();
+    void log_in();
+    void greet_sentinel();
     void greet();
     void greet_server(std::string_view run);
     reply_function must_succeed(std::string_view what);
     void greeting_failed(std::string_view why);
+    void received(std::string_view bytes);
+    void answer(const redisReply &reply);
     void lost(std::string_view why);
     void drop();
     void back_off();
@@ -96,20 +104,22 @@ class connection {
     void works();
     std::chrono::milliseconds next_delay();
 
-    static void on_reply(redisAsyncContext *context, void *reply, void *self);
-    static void on_connect(const redisAsyncContext *context, int status);
-    static void on_disconnect(const redisAsyncContext *context, int status);
-
     uv_loop_t &loop_;
     connection_options options_;
     std::function<void()> ready_, lost_;
     state state_ = state::closed;
 
-    redisAsyncContext *context_ = nullptr;
-    arena_reader reader_;
+    wire wire_;
+    std::shared_ptr<parser> parser_; // of this connection
     std::deque<pending> pending_; // Redis answers in order
     std::uint64_t connects_ = 0;
-    std::string password_;  // as it was when the connection was begun
+    redis_url target_; // a sentinel, or the server, with the password as it was when the connection was begun
+
+    redis_url url_;                 // that, too, of the whole
+    std::size_t sentinel_ = 0;      // that answered last, or is being asked
+    std::size_t sentinels_left_ = 0; // to ask yet; the one that is being asked is among them
+    std::string told_;              // by one that could be reached
+
     std::string client_id_; // the server's number for the last connection,
     std::string run_;       // in this run of it; empty if that is not to be known
     int failures_ = 0;             // since the last answer that was of use
@@ -120,13 +130,6 @@ class connection {
     uv_timer_t timer_{};     // backoff, connect timeout
     uv_timer_t watchdog_{};  // the oldest reply that is awaited
     uv_prepare_t prepare_{}; // sends what has been queued since the loop's last round
-    uv_getaddrinfo_t *resolver_ = nullptr;
-
-    // Our own adapter. That of hiredis 0.14 takes an error of the socket for nothing, so that a refused connection would be
-    // noticed by its timeout only; and it asks the kernel when it may write before each write.
-    struct poller;
-    poller *poller_ = nullptr;
-    bool queued_ = false;
 };
 
 } // namespace outbox::detail

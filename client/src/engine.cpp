@@ -7,7 +7,6 @@
 
 #include "src/inbox_runner.hpp"
 #include "src/rules.hpp"
-#include "src/signals.hpp"
 #include "src/text.hpp"
 
 namespace outbox::detail {
@@ -74,7 +73,6 @@ void engine::log(log_level level, const std::string &message) const {
 bool engine::run() {
     if (stop_asked_)
         return true;
-    no_sigpipe guard;
     open();
     uv_run(&loop_, UV_RUN_DEFAULT);
     finish_loop();

@@ -13,6 +13,7 @@
 
 #include <outbox/error.hpp>
 
+#include "common/channel.hpp"
 #include "common/url.hpp"
 #include "src/scripts.hpp"
 
@@ -26,8 +27,8 @@ class sync_redis {
     using reply = std::unique_ptr<redisReply, free_reply>;
     using words = std::vector<std::string_view>;
 
-    // Connects at the first call, and anew after a connection_error. The timeout is that of each step: connecting, logging
-    // in, waiting for a reply.
+    // Connects at the first call, to the server or to the one that a sentinel names, and anew after a connection_error. The
+    // timeout is that of each step: connecting, logging in, waiting for a reply.
     sync_redis(redis_url url, std::chrono::milliseconds timeout);
 
     // All of these throw connection_error, timeout_error and reply_error.
@@ -39,18 +40,25 @@ class sync_redis {
     std::vector<reply> pipeline(std::span<const words> commands);
 
   private:
-    struct free_context {
-        void operator()(redisContext *context) const noexcept { redisFree(context); }
+    struct free_reader {
+        void operator()(redisReader *reader) const noexcept { redisReaderFree(reader); }
     };
+    using clock = std::chrono::steady_clock;
 
     void connect();
-    void send(const words &command);
-    reply receive();
-    [[noreturn]] void fail(std::string_view doing);
+    void connect_to(redis_url target);
+    bool find_master(redis_url &master, std::string &why);
+    void wait(clock::time_point deadline, std::string_view doing);
+    void close() noexcept;
+    reply receive(std::string_view doing);
+    [[noreturn]] void fail(std::string_view doing, std::string_view why);
+    [[noreturn]] void fail_late(std::string_view doing);
 
-    redis_url url_;
+    redis_url url_, target_;
+    std::size_t sentinel_ = 0; // that answered last
     std::chrono::milliseconds timeout_;
-    std::unique_ptr<redisContext, free_context> context_;
+    channel channel_;
+    std::unique_ptr<redisReader, free_reader> reader_;
 };
 
 } // namespace outbox::detail

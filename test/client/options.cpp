@@ -382,6 +382,20 @@ TEST(Options, redis_is_reached_by_tcp_by_name_and_by_unix_socket) {
     }
 }
 
+TEST(Options, redis_is_reached_by_ipv6) {
+    redis_server redis({"bind 127.0.0.1 -::1"});
+    std::string url = "redis://[::1]:" + std::to_string(redis.port());
+    try {
+        dead_letters(url, "wallet", "billing").count();
+    } catch (const connection_error &) {
+        GTEST_SKIP() << "there is no IPv6 here";
+    }
+    append(redis, {.id = event_id(1)});
+    auto options = quick_options(redis);
+    options.redis_url = url;
+    handles_one_event(options);
+}
+
 TEST(Options, the_url_names_the_database) {
     redis_server redis;
     redis.command("SELECT", "5");
@@ -590,9 +604,11 @@ TEST(Options, what_cannot_work_is_refused_with_what_to_do_before_anything_connec
         {[](o &o) { o.name = "a b"; }, "the name may have"},
         {[](o &o) { o.name = std::string(201, 'a'); }, "the name may have"},
         {[](o &o) { o.name = "host:1"; }, "nothing"},
-        {[](o &o) { o.redis_url = ""; }, "redis_url: the URL must begin with redis:// or unix://"},
+        {[](o &o) { o.redis_url = ""; }, "redis_url: the URL must begin with redis://, rediss://, unix://"},
         {[](o &o) { o.redis_url = "127.0.0.1:6379"; }, "redis_url: the URL must begin with"},
-        {[](o &o) { o.redis_url = "rediss://a"; }, "redis_url: TLS"},
+        {[](o &o) { o.redis_url = "rediss://a?sslmode=disable"; }, "redis_url: the parameters"},
+        {[](o &o) { o.redis_url = "redis://a?sslrootcert=/ca.crt"; }, "redis_url: the parameter sslrootcert needs TLS"},
+        {[](o &o) { o.redis_url = "redis+sentinel://a"; }, "redis_url: after the sentinels"},
         {[](o &o) { o.redis_url = "redis://"; }, "redis_url: the host is missing"},
         {[](o &o) { o.redis_url = "redis://a:0"; }, "redis_url: the port must be"},
         {[](o &o) { o.redis_url = "redis://a:65536"; }, "redis_url: the port must be"},

@@ -37,9 +37,12 @@ using redis_reply = std::unique_ptr<redisReply, free_redis>;
 
 class redis_server {
   public:
+    // What it is started as.
+    enum class role { server, sentinel };
+
     // Lines of redis.conf. Nothing is persisted, unless they say so ("appendonly yes", "appendfsync always").
-    explicit redis_server(std::vector<std::string> configuration = {})
-        : configuration_(std::move(configuration)) {
+    explicit redis_server(std::vector<std::string> configuration = {}, role role = role::server)
+        : configuration_(std::move(configuration)), role_(role) {
         auto name = (std::filesystem::temp_directory_path() / "outbox-redis-XXXXXX").string();
         if (mkdtemp(name.data()) == nullptr)
             throw std::runtime_error("could not make a temporary directory");
@@ -133,6 +136,20 @@ class redis_server {
         return command(std::vector<std::string>{std::string(name), text(words)...});
     }
 
+    static int free_port() {
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        auto *generic = reinterpret_cast<sockaddr *>(&address);
+        bool bound = bind(fd, generic, size) == 0 && getsockname(fd, generic, &size) == 0;
+        close(fd);
+        if (!bound)
+            throw std::runtime_error("no free port");
+        return ntohs(address.sin_port);
+    }
+
   private:
     using connection = std::unique_ptr<redisContext, free_redis>;
 
@@ -149,20 +166,6 @@ class redis_server {
             throw std::runtime_error(made ? made->errstr : "out of memory");
         redisSetTimeout(made.get(), {30, 0});
         return made;
-    }
-
-    static int free_port() {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        auto *generic = reinterpret_cast<sockaddr *>(&address);
-        bool bound = bind(fd, generic, size) == 0 && getsockname(fd, generic, &size) == 0;
-        close(fd);
-        if (!bound)
-            throw std::runtime_error("no free port");
-        return ntohs(address.sin_port);
     }
 
     void launch() {
@@ -188,7 +191,8 @@ class redis_server {
             dup2(null, 0);
             dup2(null, 1);
             dup2(null, 2);
-            execlp("redis-server", "redis-server", file.c_str(), static_cast<char *>(nullptr));
+            execlp("redis-server", "redis-server", file.c_str(), role_ == role::sentinel ? "--sentinel" : nullptr,
+                   static_cast<char *>(nullptr));
             _exit(127);
         }
     }
@@ -215,6 +219,7 @@ class redis_server {
     }
 
     std::vector<std::string> configuration_;
+    role role_;
     std::string directory_;
     int port_ = 0;
     pid_t pid_ = 0;

@@ -1,6 +1,6 @@
 // Commands: whatever the arguments hold, another parser reads back what was written.
 #include "bgworker/entry.hpp"
-#include "bgworker/resp.hpp"
+#include "common/resp.hpp"
 
 #include "test/fuzz/fuzz.hpp"
 #include "test/unit/resp_parser.hpp"

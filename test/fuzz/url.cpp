@@ -18,12 +18,31 @@ static std::string escaped(const std::string &text, bool is_path) {
 }
 
 static std::string printed(const outbox::redis_url &url) {
-    std::string result = url.path.empty() ? "redis://" : "unix://";
+    auto bracketed = [](const std::string &host) { return host.find(':') == std::string::npos ? host : "[" + host + "]"; };
+    std::string result = !url.path.empty() ? "unix://" : url.tls ? "rediss" : "redis";
+    if (url.path.empty())
+        result += url.sentinels.empty() ? "://" : "+sentinel://";
     result += escaped(url.user, false) + ":" + escaped(url.password, false) + "@";
     if (!url.path.empty())
         return result + escaped(url.path, true) + "?db=" + std::to_string(url.database);
-    result += url.host.find_first_of(":]") == std::string::npos ? url.host : "[" + url.host + "]";
-    return result + ":" + std::to_string(url.port) + "/" + std::to_string(url.database);
+    if (url.sentinels.empty())
+        result += bracketed(url.host) + ":" + std::to_string(url.port);
+    for (const auto &one : url.sentinels)
+        result += (&one == &url.sentinels.front() ? "" : ",") + bracketed(one.host) + ":" + std::to_string(one.port);
+    if (!url.sentinels.empty())
+        result += "/" + escaped(url.master, false);
+    result += "/" + std::to_string(url.database);
+    char separator = '?';
+    auto parameter = [&](const char *name, const std::string &value) {
+        if (!value.empty())
+            result += separator + std::string(name) + "=" + escaped(value, true), separator = '&';
+    };
+    parameter("sslrootcert", url.files.ca);
+    parameter("sslcert", url.files.certificate);
+    parameter("sslkey", url.files.key);
+    parameter("sentinel_user", url.sentinel_user);
+    parameter("sentinel_password", url.sentinel_password);
+    return result;
 }
 
 int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
@@ -40,16 +59,27 @@ int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
         EXPECT(!error.empty());
         return 0;
     }
-    EXPECT(url.path.empty() != url.host.empty());
+    EXPECT(!url.path.empty() + !url.host.empty() + !url.sentinels.empty() == 1);
+    EXPECT(url.sentinels.empty() == url.master.empty());
     EXPECT(url.port >= 1 && url.port <= 65535 && url.database >= 0 && url.database <= 65535);
-    for (const std::string *part : {&url.host, &url.path, &url.user, &url.password})
+    // nothing is asked of TLS where there is none
+    EXPECT(url.tls || (url.files.ca + url.files.certificate + url.files.key).empty());
+    EXPECT(url.files.certificate.empty() == url.files.key.empty());
+    for (const std::string *part : {&url.host, &url.path, &url.user, &url.password, &url.master, &url.files.ca, &url.files.certificate,
+                                    &url.files.key, &url.sentinel_user, &url.sentinel_password})
         EXPECT(part->find('\0') == std::string::npos);
 
     outbox::redis_url again;
     EXPECT(outbox::parse_redis_url(printed(url), again, error));
-    EXPECT(again.host == url.host && again.path == url.path && again.user == url.user && again.password == url.password);
-    EXPECT(again.port == url.port && again.database == url.database);
+    EXPECT(printed(again) == printed(url) && again.endpoint() == url.endpoint());
+    EXPECT(again.user == url.user && again.password == url.password && again.tls == url.tls);
 
+    if (text.find("password=") != std::string_view::npos) {
+        std::string once = outbox::mask_passwords(printed(url));
+        for (const std::string *secret : {&url.password, &url.sentinel_password})
+            EXPECT(secret->empty() || once.find("=" + escaped(*secret, true)) == std::string::npos);
+        return 0;
+    }
     auto at = text.rfind('@'), colon = text.find(':', text.find("://") + 3);
     if (at == std::string_view::npos || colon > at) {
         EXPECT(masked == text);
@@ -58,7 +88,7 @@ int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
     }
     if (!url.path.empty())
         EXPECT(url.endpoint() == url.path);
-    else
+    else if (url.sentinels.empty())
         EXPECT(url.endpoint().ends_with(":" + std::to_string(url.port)) && url.endpoint().size() <= url.host.size() + 8);
     return 0;
 }

@@ -48,7 +48,9 @@ SHOW outbox.nonsense;
 
 -- a URL that leads nowhere is refused; the message never quotes it
 ALTER SYSTEM SET outbox.redis_url = 'http://anna:hunter2@h';
-ALTER SYSTEM SET outbox.redis_url = 'rediss://anna:hunter2@h:6380/0';
+ALTER SYSTEM SET outbox.redis_url = 'rediss://anna:hunter2@h:6380/0?sslmode=disable';
+ALTER SYSTEM SET outbox.redis_url = 'redis://anna:hunter2@h:6380/0?sslrootcert=/etc/ca.pem';
+ALTER SYSTEM SET outbox.redis_url = 'redis+sentinel://h:26379?sentinel_password=hunter2';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter 2@h';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter2@';
 ALTER SYSTEM SET outbox.redis_url = 'redis://:hunter2@h:port';

@@ -18,6 +18,7 @@ TEST(PasswordFile, IsForTheServerThatTheLineNames) {
     EXPECT_EQ(found("cache.internal:6379::secret", "redis://cache.internal"), "secret");
     EXPECT_EQ(found("/run/redis.sock:*::secret", "unix:///run/redis.sock?db=2"), "secret");
     EXPECT_EQ(found("\\:\\:1:6379:*:secret", "redis://[::1]"), "secret");
+    EXPECT_EQ(found("a,b/audit:*:outbox:secret", "redis+sentinel://outbox@a:1,b:2/audit"), "secret");
 }
 
 TEST(PasswordFile, IsForNobodyElse) {
@@ -27,6 +28,9 @@ TEST(PasswordFile, IsForNobodyElse) {
     EXPECT_EQ(found("cache.internal:6379:outbox:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("*:*:*:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("/run/redis.sock:6379::secret", "unix:///run/redis.sock"), "no");
+    EXPECT_EQ(found("a,b/audit:*::secret", "redis+sentinel://a,c/audit"), "no");
+    EXPECT_EQ(found("a,b/audit:*::secret", "redis+sentinel://a,b/other"), "no");
+    EXPECT_EQ(found("a,b/audit:6379::secret", "redis+sentinel://a,b/audit"), "no");
     EXPECT_EQ(found("#cache.internal:6379:*:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("cache.internal:6379:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("cache.internal", "redis://cache.internal"), "no");

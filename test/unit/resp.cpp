@@ -1,4 +1,4 @@
-#include "bgworker/resp.hpp"
+#include "common/resp.hpp"
 
 #include "test/unit/resp_parser.hpp"
 

@@ -111,6 +111,16 @@ TEST(url, anything_else_is_refused) {
              "redis://h:0", "redis://h:65536", "redis://h:-1", "redis://h:+1", "redis://h: 1", "redis://h:1 ", "redis://h:6379x",
              "redis://h:99999999999999999999", "redis://h:1:2", "redis://h/x", "redis://h/-1", "redis://h/1/2", "redis://h/65536",
              "redis://h/ 1", "redis://h/1?a=b", "redis://h/4294967296",
+             // parameters
+             "redis://h?", "rediss://h?", "rediss://h?sslmode=disable", "rediss://h?sslrootcert", "rediss://h?sslrootcert=",
+             "rediss://h?sslrootcert=/a&sslrootcert=/b", "rediss://h?sslrootcert=/a&", "rediss://h?&sslrootcert=/a",
+             "rediss://h?sslrootcert=%zz", "rediss://h?sslrootcert=/a b", "rediss://h?sslcert=/a", "rediss://h?sslkey=/a",
+             "rediss://h?db=1", "rediss://h?sentinel_user=a", "redis://h?sentinel_password=a",
+             // sentinels
+             "redis+sentinel://", "redis+sentinel://h", "redis+sentinel://h/", "redis+sentinel:///m", "redis+sentinel://h,/m",
+             "redis+sentinel://,h/m", "redis+sentinel://h,,i/m", "redis+sentinel://h:0/m", "redis+sentinel://h/m/x",
+             "redis+sentinel://h/m/1/2", "redis+sentinel://h/m n", "redis+sentinel://h/m%00", "redis+sentinel://h i/m",
+             "redis+sentinel://h/m?sentinel_password=", "redis+sentinel://h/m?sentinel_password=a\"b", "redis+sentinel:///run/s.sock",
              // hosts
              "redis://h h", "redis://h\r\n", "redis://h\t:1", "redis://h\x7f", "redis://[]", "redis://[::1", "redis://[::1]x",
              "redis://[::1]6379", "redis://[::1]:0", "redis://[h]", "redis://[::1 ]", "redis://0]", "redis://a[b", "redis://h?db=1",
@@ -138,15 +148,62 @@ TEST(url, a_socket_path_has_at_most_107_bytes) {
     EXPECT_EQ(parsed("unix:///" + escaped).path.size(), 107u);
 }
 
-TEST(url, tls_is_refused_as_such) {
-    EXPECT_NE(refused("rediss://h").find("TLS"), std::string::npos);
-    EXPECT_NE(refused("rediss://anna:secret@h:6380/0").find("TLS"), std::string::npos);
+TEST(url, tls) {
+    redis_url url = parsed("rediss://anna:secret@h/3");
+    EXPECT_TRUE(url.tls);
+    EXPECT_EQ(url.endpoint(), "h:6379");
+    EXPECT_EQ(url.password, "secret");
+    EXPECT_EQ(url.database, 3);
+    EXPECT_EQ(url.files.ca + url.files.certificate + url.files.key, "");
+    for (const char *text : {"redis://h", "unix:///p", "redis+sentinel://h/m"})
+        EXPECT_FALSE(parsed(text).tls) << text;
+
+    url = parsed("rediss://[::1]:6380/0?sslrootcert=/etc/ssl/my%20ca.pem&sslcert=a.pem&sslkey=b%3F.key");
+    EXPECT_TRUE(url.tls);
+    EXPECT_EQ(url.endpoint(), "[::1]:6380");
+    EXPECT_EQ(url.files.ca, "/etc/ssl/my ca.pem");
+    EXPECT_EQ(url.files.certificate, "a.pem");
+    EXPECT_EQ(url.files.key, "b?.key");
+    EXPECT_EQ(parsed("rediss://:p?w@h?sslrootcert=/c").files.ca, "/c");
+    // whoever asks for a check without TLS would get none
+    EXPECT_NE(refused("redis://h?sslrootcert=/c").find("needs TLS"), std::string::npos);
+    EXPECT_NE(refused("redis+sentinel://h/m?sslkey=/c").find("needs TLS"), std::string::npos);
+    refused("unix:///p?sslrootcert=/c");
+}
+
+TEST(url, sentinels) {
+    redis_url url = parsed("redis+sentinel://anna:secret@h,10.0.0.2:26380,[2001:db8::7]:5/wallets/3");
+    ASSERT_EQ(url.sentinels.size(), 3u);
+    EXPECT_EQ(url.endpoint(), "wallets at h:26379,10.0.0.2:26380,[2001:db8::7]:5");
+    EXPECT_EQ(url.host + url.path + url.sentinel_user + url.sentinel_password, "");
+    EXPECT_EQ(url.user, "anna");
+    EXPECT_EQ(url.password, "secret");
+    EXPECT_EQ(url.database, 3);
+
+    url = parsed("rediss+sentinel://anna:secret@h/my%20wallets?sentinel_user=s&sentinel_password=hun%40ter&sslrootcert=/c");
+    EXPECT_EQ(url.master, "my wallets");
+    EXPECT_EQ(url.database, 0);
+    redis_url sentinel = url.at_sentinel(0);
+    EXPECT_EQ(sentinel.endpoint(), "h:26379");
+    EXPECT_EQ(sentinel.user + ":" + sentinel.password, "s:hun@ter");
+    EXPECT_EQ(sentinel.database, 0);
+    EXPECT_TRUE(sentinel.tls);
+    EXPECT_EQ(sentinel.files.ca, "/c");
+    redis_url master = url.at_master({"::1", 6380});
+    EXPECT_EQ(master.endpoint(), "[::1]:6380");
+    EXPECT_EQ(master.user + ":" + master.password, "anna:secret");
+    EXPECT_TRUE(master.tls);
+
+    // without a password of their own the sentinels are told none: it would be the wrong one
+    EXPECT_EQ(parsed("redis+sentinel://anna:secret@h/m").at_sentinel(0).password, "");
 }
 
 TEST(url, refusal_does_not_quote_the_password) {
     for (const char *text : {"redis://:hunter2@", "redis://:hunter2@h:x", "redis://:hunter2%zz@h", "redis://anna:hunter2@h h",
-                             "redis://:hunter2@h/x", "redis://:hunter2 @h", "rediss://:hunter2@h", "http://:hunter2@h", "unix://:hunter2@x",
-                             "unix://:hunter2@/p?hunter2=1", "redis://:hunter2@[::1"})
+                             "redis://:hunter2@h/x", "redis://:hunter2 @h", "rediss://:hunter2@", "http://:hunter2@h", "unix://:hunter2@x",
+                             "unix://:hunter2@/p?hunter2=1", "redis://:hunter2@[::1",
+                             "redis+sentinel://h?sentinel_password=hunter2", "redis+sentinel://h/m?sentinel_password=hunter2%zz",
+                             "redis+sentinel://h/m?sentinel_password=hunter2&sentinel_password=hunter2", "rediss://h?hunter2=/a"})
         EXPECT_EQ(refused(text).find("hunter2"), std::string::npos) << text;
 }
 
@@ -191,6 +248,17 @@ TEST(mask, hides_the_password_and_nothing_else) {
         {"redis://:://@h", "redis://:***@h"},
         {"redis://:p%40%20@h", "redis://:***@h"},
         {"redis://:***@h", "redis://:***@h"},
+        {"rediss://:a@h/0?sslkey=/k&sslcert=/c", "rediss://:***@h/0?sslkey=/k&sslcert=/c"},
+        {"redis+sentinel://h:1,i:2/m", "redis+sentinel://h:1,i:2/m"},
+        {"redis+sentinel://:a@h:1,i:2/m", "redis+sentinel://:***@h:1,i:2/m"},
+        {"redis+sentinel://:a@h/m?sentinel_password=b", "redis+sentinel://:***@h/m?sentinel_password=***"},
+        {"redis+sentinel://h:1/m?sentinel_password=b&sentinel_user=u", "redis+sentinel://h:1/m?sentinel_password=***&sentinel_user=u"},
+        {"redis+sentinel://h/m?sentinel_user=u&sentinel_password=b:c", "redis+sentinel://h/m?sentinel_user=u&sentinel_password=***"},
+        // refused, and in the log before that
+        {"redis+sentinel://h:1/m?sentinel_password=b@c&x=d", "redis+sentinel://h:1/m?sentinel_password=***"},
+        {"redis+sentinel://h/m?sentinel_password=b&sentinel_password=c", "redis+sentinel://h/m?sentinel_password=***&sentinel_password=***"},
+        {"redis://h?password=b", "redis://h?password=***"},
+        {"redis://:mypassword=1@h:1", "redis://:***@h:1"},
     };
     for (const auto &row : table)
         EXPECT_EQ(mask_passwords(row.text), row.masked);

@@ -50,10 +50,18 @@ enum class on_unhandled { acknowledge, dead_letter };
 
 /// Options of a consumer. Durations are 0 or more unless a range is given.
 struct consumer_options {
-    /// `redis://[[user][:password]@]host[:port][/db]` or `unix://[[user][:password]@]/path[?db=N]`.
+    /// One of
+    /// - `redis://[[user][:password]@]host[:port][/db]`, with `[…]` around an IPv6 address
+    /// - `rediss://…`, the same by TLS (1.2 or later; certificate and host are always verified), with
+    ///   `?sslrootcert=FILE` (the system's authorities where it is not given) and `&sslcert=FILE&sslkey=FILE`
+    /// - `unix://[[user][:password]@]/path[?db=N]`
+    /// - `redis+sentinel://[[user][:password]@]host[:port],…/master[/db]`: the master that the sentinels name, asked for at
+    ///   every connect; `?sentinel_user=NAME&sentinel_password=TEXT`
+    /// - `rediss+sentinel://…`, sentinels and servers by TLS, with the parameters of both
     std::string redis_url = "redis://127.0.0.1:6379/0";
 
-    /// A file that holds the password, for URLs without one. Read at every connect.
+    /// A file that holds the password, for URLs without one; in its second line that of the sentinels. Read at every
+    /// connect.
     std::string redis_password_file;
 
     /// The consumer group: processes with the same group share the work, each group gets every event. Required; at most 200

@@ -55,7 +55,7 @@
 #   wait_for_streams($redis, $n)    until at least $n entries are in the streams
 #   log_has($node, $regex, $offset)    true if the server log has it (-s $node->logfile beforehand is an offset)
 #
-# OutboxTest::Redis->new(name, aof => no|everysec|always, conf => [...], auth => [user, password], start => 0)
+# OutboxTest::Redis->new(name, aof => no|everysec|always, conf => [...], auth => [user, password], start => 0, sentinel => 1)
 #   url($db) tcp_url($db) pid port socket dir logfile; start stop(save => 1) kill9 restart(keep_data => 1) wipe
 #   sigstop sigcont; cmd(@words) cmds([...], ...) cli('SET a b'); streams entries($key) published
 # OutboxTest::Proxy->new(to => $redis, tcp => 1)

@@ -17,8 +17,8 @@ my @servers;
 my $owner = $$;
 
 # name => label; aof => no | everysec | always; conf => [ 'maxmemory 1mb', ... ] as in redis.conf, and any of it later by
-# cmd('CONFIG', 'SET', ...); auth => [ user, password ] for this client; start => 0 to start it later. Without a dir and a
-# port (0: none) it takes those that PostgreSQL's test modules find, which only a TAP test may load.
+# cmd('CONFIG', 'SET', ...); auth => [ user, password ] for this client; start => 0 to start it later; sentinel => 1: it is one.
+# Without a dir and a port (0: none) it takes those that PostgreSQL's test modules find, which only a TAP test may load.
 sub new {
     my ($class, %options) = @_;
     if (!defined $options{dir}) {
@@ -61,7 +61,7 @@ sub start {
     my $pid = fork // die "fork: $!";
     if ($pid == 0) {
         chdir $self->{dir};
-        exec $program, $conf or POSIX::_exit(127);
+        exec $program, $conf, $self->{sentinel} ? '--sentinel' : () or POSIX::_exit(127);
     }
     $self->{pid} = $pid;
     $self->wait_ready unless exists $options{wait} && !$options{wait};
@@ -79,7 +79,7 @@ sub wait_ready {
     my ($self) = @_;
     my $until = time + $self->{timeout};
     while (1) {
-        return if eval { $self->cmd('EXISTS', 'outbox') ; 1 } || $@ =~ /^(NOAUTH|NOPERM)/;
+        return if eval { $self->cmd($self->{sentinel} ? 'PING' : ('EXISTS', 'outbox')) ; 1 } || $@ =~ /^(NOAUTH|NOPERM)/;
         my $why = $@;
         die "$self->{name} ended at once: see " . $self->logfile if waitpid($self->{pid}, WNOHANG) == $self->{pid};
         die "$self->{name} is not ready: $why" if time > $until;

@@ -173,9 +173,7 @@ void add_status(CLI::App &app, options &common, action &chosen) {
             if (*live)
                 return watch(context, *interval);
             json document = look(context);
-            write(context.common().json
-                      ? line_of(document)
-                      : render(document, nullptr, shows_colours(stdout), is_terminal(stdout) ? terminal_size().columns : 0));
+            write(context.common().json ? line_of(document) : render(document, nullptr, shows_colours(stdout), 0));
             return document.at("redis_error").is_null() ? exit_code::ok : exit_code::unavailable;
         };
     });

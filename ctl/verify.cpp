@@ -42,7 +42,7 @@ class cancellable {
 
 class progress_bar {
   public:
-    explicit progress_bar(bool shown) : shown_(shown), colours_(shows_colours(stderr)) {}
+    progress_bar() = default;
     ~progress_bar() {
         if (drawn_)
             std::fputs("\r\033[K", stderr);
@@ -51,8 +51,6 @@ class progress_bar {
     progress_bar &operator=(const progress_bar &) = delete;
 
     void draw(const json &row) {
-        if (!shown_)
-            return;
         auto total = row.at("ticks_total").get<std::int64_t>(), done = row.at("ticks").get<std::int64_t>();
         constexpr std::int64_t columns = 24;
         auto filled = total > 0 ? std::min(columns, done * columns / total) : 0;
@@ -62,14 +60,43 @@ class progress_bar {
         auto text = bar + " " + std::to_string(total > 0 ? done * 100 / total : 0) + " %  " + std::to_string(done) + " of " +
                     std::to_string(total) + " ticks, " + plain(row.at("findings")) + " findings, up to " +
                     plain(row.at("upto"));
-        std::string line = "\r" + in(colour::none, cut(text, terminal_size().columns - 1), colours_) + "\033[K";
+        std::string line = "\r" + cut(text, terminal_size().columns - 1) + "\033[K";
         std::fputs(line.c_str(), stderr);
         std::fflush(stderr);
         drawn_ = true;
     }
 
   private:
-    bool shown_, colours_, drawn_ = false;
+    bool drawn_ = false;
+};
+
+// Looks at a verify from beside it, where there is somebody to show it to. Without it nothing but the bar is missing.
+class watcher {
+  public:
+    explicit watcher(const std::string &dbname) {
+        if (is_terminal(stderr))
+            attempt([&] { connection_.emplace(dbname); });
+    }
+
+    json progress_of(const std::string &pid) {
+        json row;
+        if (connection_)
+            attempt([&] {
+                row = connection_->row(
+                    "SELECT ticks_total, ticks, upto, findings FROM outbox.stat_verify WHERE pid = $1::int", {pid});
+            });
+        return row;
+    }
+
+  private:
+    template <typename Act> void attempt(Act act) {
+        try {
+            act();
+        } catch (const failure &) {
+            connection_.reset();
+        }
+    }
+    std::optional<database> connection_;
 };
 
 } // namespace
@@ -91,14 +118,13 @@ static std::optional<std::string> time_for_sql(database &db, const std::string &
 // The rows, however long that takes.
 static json run(context &context, const std::optional<std::string> &since, const std::optional<std::string> &until) {
     database &db = context.database();
-    bool shows_progress = is_terminal(stderr);
-    ctl::database beside(context.common().dbname);
+    watcher beside(context.common().dbname);
     PGconn *connection = db.connection();
     auto pid = std::to_string(PQbackendPID(connection));
     const char *values[] = {context.common().sink.c_str(), since ? since->c_str() : nullptr,
                             until ? until->c_str() : nullptr};
     cancellable guard(connection);
-    progress_bar bar(shows_progress);
+    progress_bar bar;
     if (PQsendQueryParams(connection, "SELECT * FROM outbox.verify($1, $2, $3)", 3, nullptr, values, nullptr, nullptr, 0) ==
         0)
         return db.result(PQgetResult(connection));
@@ -112,10 +138,8 @@ static json run(context &context, const std::optional<std::string> &since, const
         }
         if (PQconsumeInput(connection) == 0)
             break;
-        if (shows_progress && PQisBusy(connection) != 0)
-            if (json row = beside.row(
-                    "SELECT ticks_total, ticks, upto, findings FROM outbox.stat_verify WHERE pid = $1::int", {pid});
-                !row.is_null())
+        if (PQisBusy(connection) != 0)
+            if (json row = beside.progress_of(pid); !row.is_null())
                 bar.draw(row);
     }
     PGresult *got = PQgetResult(connection);

@@ -14,6 +14,7 @@ serve($node, $redis);
 my $run = ctl('groups');
 is("$run->{status} $run->{out}", "0 no stream yet\n", 'nothing was ever emitted');
 run_load($node, clients => 2, transactions => 60);
+emit_some($node, 100);    # some in each stream, whatever the load chose
 wait_settled($node);
 
 # XINFO as a hash

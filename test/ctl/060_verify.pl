@@ -7,9 +7,12 @@ use OutboxTest;
 use OutboxTest::Ctl;
 
 my $redis = OutboxTest::Redis->new;
-my $node = new_node(redis => $redis, conf => "outbox.response_timeout = '30s'\n");
+my $node = new_node(redis => $redis, conf => "outbox.response_timeout = '10min'\n");
 serve($node, $redis);
+emit_some($node, 40);    # some in each stream, whatever the load chooses
+ok(flush($node), 'there are events');
 run_load($node, clients => 2, transactions => 60);
+emit_some($node, 40);
 wait_settled($node);
 
 my $committed = committed($node);
@@ -24,9 +27,11 @@ is(scalar @{ $doc->{findings} }, 0, 'that there is no finding');
 # findings
 
 my @wallet = $redis->entries('outbox:{wallet}');
+# one in the middle, in a later tick than those that are trimmed
+my ($deleted) = grep { $_->[0] !~ /^${\($wallet[1][0] =~ s{-.*}{}r)}-/ } @wallet[ 3 .. $#wallet - 1 ];
 $redis->cmd('XTRIM', 'outbox:{wallet}', 'MINID', $wallet[2][0]);
 is(ctl('verify')->{status}, 4, 'entries that were trimmed are a warning');
-$redis->cmd('XDEL', 'outbox:{wallet}', $wallet[5][0]);
+$redis->cmd('XDEL', 'outbox:{wallet}', $deleted->[0]);
 my $extra = $redis->cmd('XADD', 'outbox:{wallet}', '*', 'a', "\e[2J");
 $doc = ctl_json(1, 'verify');
 my @columns = qw(finding stream expected found event_id entries);
@@ -36,11 +41,11 @@ is(join(' ', map { $_->{finding} } @{ $doc->{findings} }), 'trimmed missing extr
 ok(!$doc->{verified}, 'so it is not verified');
 $run = ctl('verify');
 is($run->{status}, 1, 'people get a status, too');
-like($run->{out}, qr/^missing +outbox:\{wallet\} +$wallet[5][0] +- +$wallet[5][1]{event_id} +1 +/m, 'and a table');
+like($run->{out}, qr/^missing +outbox:\{wallet\} +$deleted->[0] +- +$deleted->[1]{event_id} +1 +/m, 'and a table');
 
 # the time asked for
 
-my ($ms) = split /-/, $wallet[5][0];
+my ($ms) = split /-/, $deleted->[0];
 my $at = $node->safe_psql('postgres', "SELECT to_char(to_timestamp($ms / 1000.0) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"')");
 is(join(' ', map { $_->{finding} } @{ ctl_json(1, 'verify', '--since', $at, '--until', $at)->{findings} }), 'missing', 'a tick alone');
 is(ctl('verify', '--until', '2026-01-01')->{status}, 0, 'before all there is nothing');
@@ -53,6 +58,13 @@ $node->safe_psql('postgres', 'CREATE ROLE reader LOGIN; GRANT outbox_reader TO r
 $run = ctl('verify', '-d', 'user=reader dbname=postgres');
 is($run->{status}, 3, 'a reader may not verify');
 like($run->{err}, qr/permission denied.*\nhint: .*GRANT outbox_admin TO "reader"/, 'and is told who may');
+
+# one that may connect but once does without a progress bar
+$node->safe_psql('postgres', 'GRANT outbox_admin TO reader; ALTER ROLE reader CONNECTION LIMIT 1');
+my $alone = OutboxTest::Ctl::Terminal->new('outboxctl verify -d "user=reader dbname=postgres"; echo status $?');
+my $shown = $alone->finish;
+like($shown, qr/missing.*status 1\r?\n\z/s, 'a single connection is enough');
+unlike($shown, qr/ ticks, \d+ findings, up to /, 'for all but the progress bar');
 
 # progress, as long as Redis keeps it waiting
 

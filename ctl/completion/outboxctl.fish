@@ -1,0 +1,33 @@
+# Completion of outboxctl for fish.
+complete -c outboxctl -f
+complete -c outboxctl -s h -l help -d 'help with examples'
+complete -c outboxctl -n __fish_use_subcommand -l version -d 'version'
+complete -c outboxctl -n __fish_use_subcommand -a status -d 'sinks, streams and groups'
+complete -c outboxctl -n __fish_use_subcommand -a tail -d 'follow the streams'
+complete -c outboxctl -n __fish_use_subcommand -a show -d 'the life of an event'
+complete -c outboxctl -n __fish_use_subcommand -a groups -d 'consumer groups'
+complete -c outboxctl -n __fish_use_subcommand -a dlq -d 'dead letters'
+complete -c outboxctl -n __fish_use_subcommand -a verify -d 'compare with the streams'
+complete -c outboxctl -n __fish_use_subcommand -a doctor -d 'what is wrong'
+
+set -l any 'not __fish_use_subcommand'
+complete -c outboxctl -n $any -s d -l dbname -x -d 'database or connection string'
+complete -c outboxctl -n $any -l redis -x -d 'URL of Redis'
+complete -c outboxctl -n $any -l redis-password-file -r -F -d 'file with the password of Redis'
+complete -c outboxctl -n $any -l sink -x -d 'sink'
+complete -c outboxctl -n $any -l json -d 'JSON for scripts'
+
+complete -c outboxctl -n '__fish_seen_subcommand_from status' -s w -l watch -d 'a live screen'
+complete -c outboxctl -n '__fish_seen_subcommand_from status' -l interval -x -d 'seconds between two looks'
+complete -c outboxctl -n '__fish_seen_subcommand_from tail' -s n -l count -x -d 'begin with the last'
+complete -c outboxctl -n '__fish_seen_subcommand_from tail verify' -l since -x -d 'begin there'
+complete -c outboxctl -n '__fish_seen_subcommand_from tail' -l no-follow -d 'end with the last'
+complete -c outboxctl -n '__fish_seen_subcommand_from verify' -l until -x -d 'up to then'
+
+complete -c outboxctl -n '__fish_seen_subcommand_from dlq; and not __fish_seen_subcommand_from ls show redrive discard' -a 'ls show redrive discard'
+complete -c outboxctl -n '__fish_seen_subcommand_from dlq' -l topic -x -d 'only this topic'
+complete -c outboxctl -n '__fish_seen_subcommand_from dlq' -l group -x -d 'only this consumer group'
+complete -c outboxctl -n '__fish_seen_subcommand_from ls' -l limit -x -d 'at most'
+complete -c outboxctl -n '__fish_seen_subcommand_from redrive discard' -l type -x -d 'event types'
+complete -c outboxctl -n '__fish_seen_subcommand_from redrive discard' -l all -d 'all'
+complete -c outboxctl -n '__fish_seen_subcommand_from discard' -s y -l yes -d 'without asking'

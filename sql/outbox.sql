@@ -489,6 +489,46 @@ COMMENT ON COLUMN outbox.stat_verify.ticks IS 'ticks that have been, as far as t
 COMMENT ON COLUMN outbox.stat_verify.upto IS 'the time of the last tick whose entries have been compared';
 COMMENT ON COLUMN outbox.stat_verify.findings IS 'found so far, before missing events are recognised elsewhere';
 
+-- Names and types are those of Prometheus' text format. A name of a sink needs no escaping, that of a database does.
+CREATE FUNCTION outbox.metrics() RETURNS text
+    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+    WITH database AS (
+        SELECT E'database="' || replace(replace(replace(current_database(), E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"' AS label),
+    sink AS MATERIALIZED (
+        SELECT d.label || ',sink="' || s.sink || '"' AS label, s.* FROM outbox.stat_sink s CROSS JOIN database d),
+    storage AS (
+        SELECT d.label, sum(pg_total_relation_size(c.oid)) AS bytes
+          FROM pg_class c CROSS JOIN database d
+         WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^(event|tick)_[0-7]$'
+         GROUP BY d.label),
+    sample AS (
+        SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES
+            (1, 'outbox_up', 'gauge', 'whether the sink is served: 0 while it is paused, fenced, backing off or has no worker',
+                s.label, CASE WHEN s.state IN ('idle', 'streaming', 'healing') THEN 1 ELSE 0 END::double precision),
+            (2, 'outbox_state', 'gauge', 'the state of the sink, as in stat_sink',
+                s.label || ',state="' || s.state || '"', 1),
+            (3, 'outbox_lag_events', 'gauge', 'committed events that are not published, an estimate beyond ten thousand', s.label, s.lag_events),
+            (4, 'outbox_lag_seconds', 'gauge', 'age of the oldest event that is not published', s.label, COALESCE(s.lag_seconds, 0)),
+            (5, 'outbox_published_total', 'counter', 'events published since the worker started', s.label, s.published),
+            (6, 'outbox_batches_total', 'counter', 'batches published since the worker started', s.label, s.batches),
+            (7, 'outbox_errors_total', 'counter', 'errors since the worker started', s.label, s.errors),
+            (8, 'outbox_duplicates_rejected_total', 'counter', 'entries that were sent again and found in their streams', s.label, s.duplicates_rejected),
+            (9, 'outbox_healed_total', 'counter', 'entries that Redis had lost and that were appended again', s.label, s.healed),
+            (10, 'outbox_held_streams', 'gauge', 'streams that refuse entries and are being retried', s.label, s.held_streams),
+            (11, 'outbox_dead_letters', 'gauge', 'events that were given up', s.label, s.dead_letters),
+            (12, 'outbox_retention_held_back', 'gauge', 'whether something keeps old events from being dropped',
+                s.label, CASE WHEN s.retention_held_back_by IS NULL THEN 0 ELSE 1 END)
+        ) v(n, name, type, help, label, value)
+        UNION ALL
+        SELECT 13, 'outbox_storage_bytes', 'gauge', 'what stored events and ticks take on disk, with their indexes', label, bytes FROM storage),
+    family AS (
+        SELECT n, '# HELP ' || name || ' ' || help || E'\n# TYPE ' || name || ' ' || type || E'\n'
+                  || string_agg(name || '{' || label || '} ' || value || E'\n', '' ORDER BY label) AS text
+          FROM sample WHERE value IS NOT NULL GROUP BY n, name, help, type)
+    SELECT string_agg(text, '' ORDER BY n) FROM family
+$$;
+COMMENT ON FUNCTION outbox.metrics() IS 'what outbox.stat_sink says, in the text format of Prometheus';
+
 -- the default sink has no row until something must be remembered of it
 CREATE FUNCTION outbox.keep_default_sink() RETURNS void
     LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
@@ -898,7 +938,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint, bigint), outbox.takes(int, bigint, text, text), outbox.lag(int, bigint, bigint),
-    outbox.restored_lag(int), outbox.verify_state() TO outbox_reader, outbox_admin;
+    outbox.restored_lag(int), outbox.verify_state(), outbox.metrics() TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,
     outbox.tick TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text),

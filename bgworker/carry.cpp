@@ -95,8 +95,9 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
     const tick lost = {seen.tick.ms, seen.tick.anchor, seen.tick.seq, snapshot_of(seen.tick)};
     const tick before = predecessor(sink_id_, lost);
     tick after;
-    bool found = false;
+    bool found = false; // the last event up to the marker's position that was to be sent
     stream_state *stream = nullptr;
+    position last;
     pg_uuid_t id;
     if (lost.anchor == storage::anchor() && has_log_of(seen.tick) && state::knows_incarnation(sink_id_, seen.incarnation) &&
         (!before.snapshot || before.snapshot->precedes(*lost.snapshot)) &&
@@ -104,10 +105,12 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
          (after.anchor == lost.anchor && lost.snapshot->precedes(*after.snapshot)))) {
         reader_.open(lost, before.snapshot);
         reader_.begin();
+        const sinks::filter *filter = filters_.at(lost.ms);
         event_row event;
-        while (!found && reader_.next(event))
-            if (event.n == seen.at.n) {
+        while (reader_.where().n < seen.at.n && reader_.next(event))
+            if (!filter || filter->takes(event.event_type, event.topic)) {
                 stream = stream_of(event.topic);
+                last = {lost.ms, event.n};
                 id = *event.event_id;
                 found = true;
             }
@@ -120,7 +123,7 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
     // A copy of the files that was put back has a history of its own under the same names. Then the last event is another one.
     cpp_call([&] {
         char text[position_text_size];
-        std::string_view at(text, print(seen.at, text));
+        std::string_view at(text, print(last, text));
         commands_->clear();
         append_xrange(*commands_, stream->name(), at, at, 1, naming_);
     });

@@ -65,7 +65,7 @@ static bool read_line(FILE *file, char *line, std::size_t size) {
 }
 
 // For the sink "default" the first line of outbox.redis_password_file, and the second for the sentinels; for others the lines of
-// outbox.sink_password_file that are for their server, and for their first sentinel.
+// outbox.sink_password_file that are for their server, and for their sentinels.
 bool link::read_password(redis_url &url, bool of_setting) {
     const char *path = of_setting ? settings::redis_password_file : settings::sink_password_file;
     if (!*path)
@@ -88,7 +88,7 @@ bool link::read_password(redis_url &url, bool of_setting) {
             bool found = false, found_sentinel = url.sentinels.empty();
             while (!(found && found_sentinel) && read_line(file, line, sizeof line)) {
                 found = found || password_for(line, url, url.password);
-                found_sentinel = found_sentinel || password_for(line, url.at_sentinel(0), url.sentinel_password);
+                found_sentinel = found_sentinel || sentinel_password_for(line, url, url.sentinel_password);
             }
         });
     }

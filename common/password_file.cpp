@@ -16,28 +16,38 @@ static bool take_field(std::string_view &line, bool last, std::string &field) {
     return last || ended;
 }
 
-static std::string name_of(const redis_url &url) {
-    if (url.sentinels.empty())
-        return !url.path.empty() ? url.path : url.host;
-    std::string name;
+static std::string list_of(const redis_url &url) {
+    std::string list;
     for (const auto &sentinel : url.sentinels)
-        name += (name.empty() ? "" : ",") + sentinel.host;
-    return name + "/" + url.master;
+        list += (list.empty() ? "" : ",") + sentinel.host + ":" + std::to_string(sentinel.port);
+    return list;
+}
+
+// `port` is empty where only "*" can stand for it.
+static bool matches(std::string_view line, const std::string &host, const std::string &port, const std::string &user,
+                    std::string &password) {
+    if (line.starts_with('#'))
+        return false;
+    std::string field;
+    if (!take_field(line, false, field) || field != host)
+        return false;
+    if (!take_field(line, false, field) || (field != "*" && (port.empty() || field != port)))
+        return false;
+    if (!take_field(line, false, field) || (field != "*" && field != user))
+        return false;
+    return take_field(line, true, password);
 }
 
 bool password_for(std::string_view line, const redis_url &url, std::string &password) {
-    if (line.starts_with('#'))
-        return false;
-    std::string host, port, user;
-    if (!take_field(line, false, host) || !take_field(line, false, port) || !take_field(line, false, user))
-        return false;
-    if (host != name_of(url))
-        return false;
-    if (port != "*" && (url.host.empty() || port != std::to_string(url.port)))
-        return false;
-    if (user != "*" && user != url.user)
-        return false;
-    return take_field(line, true, password);
+    if (!url.sentinels.empty())
+        return matches(line, list_of(url) + "/" + url.master, "", url.user, password);
+    if (!url.path.empty())
+        return matches(line, url.path, "", url.user, password);
+    return matches(line, url.host, std::to_string(url.port), url.user, password);
+}
+
+bool sentinel_password_for(std::string_view line, const redis_url &url, std::string &password) {
+    return !url.sentinels.empty() && matches(line, list_of(url), "", url.sentinel_user, password);
 }
 
 } // namespace outbox

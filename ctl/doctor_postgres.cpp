@@ -129,7 +129,7 @@ static void examine_sink(const json &sink, report &report) {
     else if (state.starts_with("paused") || state == "disabled")
         report.warning("sink", text,
                        state == "disabled" ? "Set outbox.enabled to on and reload."
-                                           : "SELECT outbox.resume(), if this database is the real one.");
+                                           : "SELECT outbox.resume('" + sink.at("sink").get<std::string>() + "'), if this database is the real one.");
     else if (state == "healing" || state == "connecting")
         report.warning("sink", text, "Wait, and look again.");
     else

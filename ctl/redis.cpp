@@ -7,6 +7,7 @@
 #include <cstring>
 #include <fstream>
 
+#include "common/password_file.hpp"
 #include "ctl/failure.hpp"
 #include "ctl/options.hpp"
 #include "ctl/postgres.hpp"
@@ -35,7 +36,12 @@ static std::string escaped(std::string_view text, std::string_view plain) {
     return result;
 }
 
-static std::string compose(const redis_url &url, const std::string &password) {
+static std::string at(const std::string &host, int port) {
+    return (host.find(':') == host.npos ? host : "[" + host + "]") + ":" + std::to_string(port);
+}
+
+// The URL again, with these in place of its passwords.
+static std::string compose(const redis_url &url, const std::string &password, const std::string &sentinel_password) {
     std::string credentials;
     if (!url.user.empty() || !password.empty()) {
         credentials = escaped(url.user, "-_.");
@@ -45,21 +51,54 @@ static std::string compose(const redis_url &url, const std::string &password) {
     }
     if (!url.path.empty())
         return "unix://" + credentials + escaped(url.path, "-_./") + "?db=" + std::to_string(url.database);
-    return "redis://" + credentials + url.endpoint() + "/" + std::to_string(url.database);
+    std::string text = url.tls ? "rediss" : "redis";
+    if (url.sentinels.empty()) {
+        text += "://" + credentials + at(url.host, url.port);
+    } else {
+        text += "+sentinel://" + credentials;
+        for (const auto &sentinel : url.sentinels)
+            text += (&sentinel == &url.sentinels.front() ? "" : ",") + at(sentinel.host, sentinel.port);
+        text += "/" + escaped(url.master, "-_.");
+    }
+    text += "/" + std::to_string(url.database);
+    char before = '?';
+    auto add = [&](const char *name, const std::string &value) {
+        if (value.empty())
+            return;
+        text += before + std::string(name) + "=" + value;
+        before = '&';
+    };
+    add("sslrootcert", escaped(url.files.ca, "-_./"));
+    add("sslcert", escaped(url.files.certificate, "-_./"));
+    add("sslkey", escaped(url.files.key, "-_./"));
+    add("sentinel_user", escaped(url.sentinel_user, "-_."));
+    add("sentinel_password", sentinel_password);
+    return text;
 }
 
-std::string redis_address::secret_text() const { return compose(url, escaped(url.password, "-_.")); }
-std::string redis_address::shown() const { return compose(url, url.password.empty() ? "" : "***"); }
+std::string redis_address::secret_text() const {
+    return compose(url, escaped(url.password, "-_."), escaped(url.sentinel_password, "-_."));
+}
+std::string redis_address::shown() const {
+    return compose(url, url.password.empty() ? "" : "***", url.sentinel_password.empty() ? "" : "***");
+}
 
-static std::string read_password(const std::string &file) {
+// The password in the first line, and in the second, if there is one, that of the sentinels.
+static void read_passwords(const std::string &file, redis_url &url) {
     std::ifstream in(file);
-    std::string line;
-    if (!in || (!std::getline(in, line) && !in.eof()))
+    auto line = [&](std::string &password) {
+        if (!std::getline(in, password))
+            return false;
+        while (!password.empty() && (password.back() == '\r' || password.back() == ' '))
+            password.pop_back();
+        return true;
+    };
+    std::string sentinels;
+    if (!in || (!line(url.password) && !in.eof()))
         throw failure(exit_code::unavailable,
                       "could not read the password of Redis from \"" + file + "\": " + std::strerror(errno));
-    while (!line.empty() && (line.back() == '\r' || line.back() == ' '))
-        line.pop_back();
-    return line;
+    if (line(sentinels) && !sentinels.empty())
+        url.sentinel_password = sentinels;
 }
 
 static redis_address parsed(const std::string &text, const std::string &source) {
@@ -67,33 +106,46 @@ static redis_address parsed(const std::string &text, const std::string &source) 
     std::string why;
     if (!parse_redis_url(text, address.url, why))
         throw failure(exit_code::usage, "the URL of Redis (" + source + ") is invalid: " + why,
-                      "Use redis://[user@]host[:port][/db] or unix:///path[?db=N].");
+                      "Use redis://[user@]host[:port][/db], unix:///path[?db=N], rediss://... or redis+sentinel://...");
     return address;
 }
 
-// What the database shows of its sink: never the password.
+// What the database shows of its sink: never a password.
 static redis_address ask_database(database &db, const std::string &sink) {
     db.require_extension();
-    json row = db.row("SELECT url FROM outbox.sink WHERE name = $1", {sink});
+    json row = db.row("SELECT url, stream FROM outbox.sink WHERE name = $1", {sink});
     if (row.is_null())
         throw failure(exit_code::wrong, "sink \"" + detail::printable(sink) + "\" does not exist",
                       "The sinks are listed in outbox.sink.");
+    if (auto stream = row.at("stream").get<std::string>(); stream != "outbox:{%t}")
+        throw failure(exit_code::wrong,
+                      "the streams of sink \"" + detail::printable(sink) + "\" are named \"" + detail::printable(stream) + "\"",
+                      "outboxctl looks into streams of the names outbox:{<topic>} only.");
     redis_address address = parsed(row.at("url"), "outbox.sink");
-    if (address.url.password == "***")
-        address.url.password.clear();
+    for (std::string *password : {&address.url.password, &address.url.sentinel_password})
+        if (*password == "***")
+            password->clear();
     return address;
 }
 
-// The file is known to superusers, and readable where the server runs, by its user.
-static std::string password_of_sink(database &db) {
-    json row =
-        db.row("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'outbox.redis_password_file' AND setting <> ''");
+// The files are known to superusers, and readable where the server runs, by its user.
+static void ask_passwords(database &db, const std::string &sink, redis_url &url) {
+    bool own = sink != "default";
+    json row = db.row("SELECT setting FROM pg_catalog.pg_settings WHERE name = $1 AND setting <> ''",
+                      {own ? "outbox.sink_password_file" : "outbox.redis_password_file"});
     if (row.is_null())
-        return {};
-    std::ifstream in(row.at("setting").get<std::string>());
-    std::string line;
-    std::getline(in, line);
-    return line;
+        return;
+    auto file = row.at("setting").get<std::string>();
+    std::ifstream in(file);
+    if (!in)
+        return; // not ours to read
+    if (!own)
+        return read_passwords(file, url);
+    bool found = false, found_sentinel = false;
+    for (std::string line; std::getline(in, line);) {
+        found = found || password_for(line, url, url.password);
+        found_sentinel = found_sentinel || sentinel_password_for(line, url, url.sentinel_password);
+    }
 }
 
 redis_address find_redis(const options &common, const std::function<database &()> &ask) {
@@ -102,7 +154,7 @@ redis_address find_redis(const options &common, const std::function<database &()
     bool from_sink = common.redis_url.empty() && in_environment.empty();
     if (!common.redis_url.empty()) {
         address = parsed(common.redis_url, "--redis");
-        if (!address.url.password.empty())
+        if (!address.url.password.empty() || !address.url.sentinel_password.empty())
             throw failure(exit_code::usage, "a password on the command line can be seen by everybody on this machine",
                           "Give it in a file (--redis-password-file), or in OUTBOX_REDIS_PASSWORD or OUTBOX_REDIS_URL.");
     } else if (!in_environment.empty()) {
@@ -113,11 +165,11 @@ redis_address find_redis(const options &common, const std::function<database &()
 
     std::string file = !common.password_file.empty() ? common.password_file : environment("OUTBOX_REDIS_PASSWORD_FILE");
     if (!file.empty())
-        address.url.password = read_password(file);
+        read_passwords(file, address.url);
     else if (std::string password = environment("OUTBOX_REDIS_PASSWORD"); !password.empty())
         address.url.password = password;
     else if (from_sink)
-        address.url.password = password_of_sink(ask());
+        ask_passwords(ask(), common.sink, address.url);
     return address;
 }
 

@@ -25,15 +25,16 @@ static std::string canonical(database &db, const std::string &text) {
 
 // Without its place in Redis. `native`: the tick carries this database's anchor, or there is none and nothing was restored,
 // so the transaction's number means something here.
-static json find_events(database &db, const std::string &id) {
+static json find_events(database &db, const std::string &id, const std::string &sink) {
     return db.rows(R"(
         SELECT e.event_id, e.event_type, e.topic, e.aggregate_type, e.aggregate_id, e.version, e.occurred_at,
                e.headers::text AS headers, e.payload::text AS payload, e.status, e.stream, e.position, e.attempts, e.last_error,
                e.published_at, e.xid::text AS xid, l.ms AS tick_ms, l.n AS tick_n,
                l.ms IS NOT NULL OR (e.position IS NULL AND NOT EXISTS (SELECT FROM outbox.sink WHERE restored)) AS native
-          FROM outbox.event e CROSS JOIN LATERAL outbox.locate(1, outbox.anchor(), e.xid, e.seq) l
-         WHERE e.event_id = $1 ORDER BY e.seq)",
-                   {id});
+          FROM outbox.sink_event e JOIN outbox.sink s ON s.id = e.sink_id
+         CROSS JOIN LATERAL outbox.locate(s.id, outbox.anchor(), e.xid, e.seq, s.start_ms) l
+         WHERE e.event_id = $1 AND e.sink = $2 ORDER BY e.seq)",
+                   {id, sink});
 }
 
 static json find_dead_letters(database &db, const std::string &id) {
@@ -180,7 +181,7 @@ static exit_code show(context &context, const std::string &wanted) {
     database &db = context.database();
     db.require_extension();
     auto id = canonical(db, wanted);
-    json found = find_events(db, id), letters = find_dead_letters(db, id), events = json::array();
+    json found = find_events(db, id, context.common().sink), letters = find_dead_letters(db, id), events = json::array();
     if (found.empty() && letters.empty())
         throw failure(exit_code::wrong, "no event " + id + " in database \"" + db.name() + "\"",
                       "Its transaction was rolled back or has not committed, or it is older than outbox.retention.");

@@ -12,7 +12,8 @@ namespace outbox {
 static emit_log_hook_type previous_hook = nullptr;
 
 static bool may_hold_password(const char *text) {
-    return text && strstr(text, "://") && strchr(text, '@') && (strstr(text, "redis") || strstr(text, "unix"));
+    return text && strstr(text, "://") && (strchr(text, '@') || strstr(text, "password=")) &&
+           (strstr(text, "redis") || strstr(text, "unix"));
 }
 
 static char *masked(char *text) {

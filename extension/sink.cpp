@@ -129,7 +129,7 @@ static parsed_url parse(const char *given) {
     // neither message quotes it: there may be a password in it
     if (!good)
         ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid URL of a sink"), errdetail("%s.", reason),
-                errhint("Use redis://[user@]host[:port][/db], rediss://... or unix:///path[?db=N]."));
+                errhint("Use redis://[user@]host[:port][/db], unix:///path[?db=N], rediss://... or redis+sentinel://..."));
     return result;
 }
 

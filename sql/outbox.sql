@@ -491,7 +491,7 @@ COMMENT ON COLUMN outbox.stat_verify.findings IS 'found so far, before missing e
 
 -- Names and types are those of Prometheus' text format. A name of a sink needs no escaping, that of a database does.
 CREATE FUNCTION outbox.metrics() RETURNS text
-    LANGUAGE sql STABLE PARALLEL RESTRICTED SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
     WITH database AS (
         SELECT E'database="' || replace(replace(replace(current_database(), E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"' AS label),
     sink AS MATERIALIZED (
@@ -845,7 +845,8 @@ BEGIN
     IF alter_sink.topics IS NOT NULL OR alter_sink.event_types IS NOT NULL THEN
         SELECT f.topics, f.event_types INTO old FROM outbox.sink_filter f WHERE f.sink_id = altered ORDER BY f.from_ms DESC LIMIT 1;
         INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types)
-        SELECT altered, COALESCE(max(t.ms) + 1, 0), COALESCE(alter_sink.topics, old.topics),
+        -- not before now: after a crash the newest tick may be in Redis' marker only
+        SELECT altered, greatest(max(t.ms) + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), COALESCE(alter_sink.topics, old.topics),
                COALESCE(alter_sink.event_types, old.event_types)
           FROM outbox.tick t WHERE t.sink_id = altered
         ON CONFLICT (sink_id, from_ms) DO UPDATE SET topics = EXCLUDED.topics, event_types = EXCLUDED.event_types;

@@ -18,7 +18,7 @@ TEST(PasswordFile, IsForTheServerThatTheLineNames) {
     EXPECT_EQ(found("cache.internal:6379::secret", "redis://cache.internal"), "secret");
     EXPECT_EQ(found("/run/redis.sock:*::secret", "unix:///run/redis.sock?db=2"), "secret");
     EXPECT_EQ(found("\\:\\:1:6379:*:secret", "redis://[::1]"), "secret");
-    EXPECT_EQ(found("a,b/audit:*:outbox:secret", "redis+sentinel://outbox@a:1,b:2/audit"), "secret");
+    EXPECT_EQ(found("a\\:1,b\\:26379/audit:*:outbox:secret", "redis+sentinel://outbox@a:1,b/audit"), "secret");
 }
 
 TEST(PasswordFile, IsForNobodyElse) {
@@ -28,9 +28,10 @@ TEST(PasswordFile, IsForNobodyElse) {
     EXPECT_EQ(found("cache.internal:6379:outbox:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("*:*:*:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("/run/redis.sock:6379::secret", "unix:///run/redis.sock"), "no");
-    EXPECT_EQ(found("a,b/audit:*::secret", "redis+sentinel://a,c/audit"), "no");
-    EXPECT_EQ(found("a,b/audit:*::secret", "redis+sentinel://a,b/other"), "no");
-    EXPECT_EQ(found("a,b/audit:6379::secret", "redis+sentinel://a,b/audit"), "no");
+    EXPECT_EQ(found("a\\:1,b\\:2/audit:*::secret", "redis+sentinel://a:1,b:3/audit"), "no");
+    EXPECT_EQ(found("a\\:1/audit:*::secret", "redis+sentinel://a:1,evil:1/audit"), "no");
+    EXPECT_EQ(found("a\\:1/audit:*::secret", "redis+sentinel://a:1/other"), "no");
+    EXPECT_EQ(found("a\\:1/audit:6379::secret", "redis+sentinel://a:1/audit"), "no");
     EXPECT_EQ(found("#cache.internal:6379:*:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("cache.internal:6379:secret", "redis://cache.internal"), "no");
     EXPECT_EQ(found("cache.internal", "redis://cache.internal"), "no");
@@ -42,4 +43,18 @@ TEST(PasswordFile, MayHaveAnythingInAPassword) {
     EXPECT_EQ(found("h:*:*:a\\:b\\\\c\\d", "redis://h"), "a:b\\c\\d");
     EXPECT_EQ(found("h:*:*: x ", "redis://h"), " x ");
     EXPECT_EQ(found("h:*:*:", "redis://h"), "");
+}
+
+TEST(PasswordFile, OfSentinelsIsForAllOfThem) {
+    auto found = [](std::string_view line, std::string_view address) {
+        outbox::redis_url url;
+        std::string error, password = "none";
+        EXPECT_TRUE(outbox::parse_redis_url(address, url, error)) << error;
+        return outbox::sentinel_password_for(line, url, password) ? password : "no";
+    };
+    EXPECT_EQ(found("a\\:1,b\\:26379:*::secret", "redis+sentinel://outbox@a:1,b/audit"), "secret");
+    EXPECT_EQ(found("a\\:1:*:watcher:secret", "redis+sentinel://a:1/audit?sentinel_user=watcher"), "secret");
+    EXPECT_EQ(found("a\\:1:*::secret", "redis+sentinel://a:1,evil:1/audit"), "no");
+    EXPECT_EQ(found("a:1:*:secret", "redis+sentinel://a:1/audit"), "no");
+    EXPECT_EQ(found("a:1:*:secret", "redis://a:1"), "no");
 }

@@ -34,6 +34,7 @@ void dispatcher::carry(const tick &recorded, XLogRecPtr sees_upto) {
     if (XLogSegmentOffset(sees_upto, wal_segment_size) == SizeOfXLogLongPHD || sees_upto % XLOG_BLCKSZ == SizeOfXLogShortPHD)
         sees_upto -= sees_upto % XLOG_BLCKSZ;
     carried_.ms = recorded.ms;
+    carried_.previous = last_snapshot_ms_;
     carried_.anchor = recorded.anchor;
     carried_.seq = recorded.seq;
     carried_.timeline = GetWALInsertionTimeLine();
@@ -45,6 +46,15 @@ void dispatcher::carry(const tick &recorded, XLogRecPtr sees_upto) {
         carried_.xip[i] = U64FromFullTransactionId(recorded.snapshot->xip[i]);
 }
 
+// To the disk, and to the synchronous standbys, if there are any now.
+void dispatcher::flush(XLogRecPtr upto) {
+    XLogFlush(upto);
+    HOLD_INTERRUPTS();
+    SyncRepWaitForLSN(upto, true);
+    RESUME_INTERRUPTS();
+    heed_end();
+}
+
 // Before any EXEC. The tick that its marker has to carry, null when every tick is durable. A tick that another process recorded is
 // covered by what this one has written durably before it took the sink over; one that was carried before, by the flush for the
 // next one.
@@ -52,16 +62,11 @@ const carried_tick *dispatcher::make_durable(int64 marker_ms) {
     if (XLogRecPtrIsInvalid(tick_end_))
         return nullptr;
     if (carried_.ms != 0 && carried_.ms == marker_ms) {
-        XLogFlush(carried_.log_end);
+        flush(carried_.log_end);
         if (GetFlushRecPtr(nullptr) < tick_end_)
             return &carried_;
     } else {
-        XLogFlush(tick_end_);
-        HOLD_INTERRUPTS();
-        SyncRepWaitForLSN(tick_end_, true);
-        RESUME_INTERRUPTS();
-        // The wait may have been cut short by the signal to end: go no further then.
-        CHECK_FOR_INTERRUPTS();
+        flush(tick_end_);
     }
     carried_.ms = 0;
     tick_end_ = InvalidXLogRecPtr;
@@ -100,7 +105,7 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
     position last;
     pg_uuid_t id;
     if (lost.anchor == storage::anchor() && has_log_of(seen.tick) && state::knows_incarnation(sink_id_, seen.incarnation) &&
-        (!before.snapshot || before.snapshot->precedes(*lost.snapshot)) &&
+        before.ms == seen.tick.previous && (!before.snapshot || before.snapshot->precedes(*lost.snapshot)) &&
         (!first_tick_after(sink_id_, lost.ms, after) ||
          (after.anchor == lost.anchor && lost.snapshot->precedes(*after.snapshot)))) {
         reader_.open(lost, before.snapshot);
@@ -120,25 +125,36 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
     if (!found)
         return true;
 
-    // A copy of the files that was put back has a history of its own under the same names. Then the last event is another one.
+    // A copy of the files that was put back has a history of its own under the same names. Then the last event is another one: it
+    // is not there, or its stream never came so far. (One that was trimmed or deleted since has left that behind.)
     cpp_call([&] {
         char text[position_text_size];
         std::string_view at(text, print(last, text));
         commands_->clear();
         append_xrange(*commands_, stream->name(), at, at, 1, naming_);
+        append_xinfo(*commands_, stream->name(), naming_);
     });
-    if (!link_.ask(*commands_, 1) || is_sinks_fault(link_.reply(0)))
+    if (!link_.ask(*commands_, 2) || is_sinks_fault(link_.reply(0)) || is_sinks_fault(link_.reply(1)))
         return false;
     const redisReply &page = link_.reply(0);
     pg_uuid_t there;
-    if (page.type == REDIS_REPLY_ARRAY && page.elements == 1 &&
-        !(read_event_id(*page.element[0], there.data) && memcmp(there.data, id.data, UUID_LEN) == 0))
+    bool ours = page.type == REDIS_REPLY_ARRAY && page.elements == 1
+                    ? read_event_id(*page.element[0], there.data) && memcmp(there.data, id.data, UUID_LEN) == 0
+                    : read_stream_info(link_.reply(1)).last >= last;
+    if (!ours)
         return true;
 
     begin_transaction();
     lock_ticks(sink_id_);
     tick again = lost;
     again.snapshot = snapshot_of(seen.tick);
+    PushActiveSnapshot(GetLatestSnapshot());
+    bool is_past = again.snapshot->precedes(*active_snapshot());
+    PopActiveSnapshot();
+    if (!is_past) {
+        commit_transaction();
+        return true;
+    }
     insert_tick(sink_id_, again, cursor_);
     if (again.ms > recorded_ms_)
         remember_tick(again);

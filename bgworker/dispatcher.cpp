@@ -85,7 +85,13 @@ void dispatcher::begin_transaction() {
 void dispatcher::commit_transaction() {
     CommitTransactionCommand();
     MemoryContextSwitchTo(round_);
-    // The wait for a synchronous standby may have been cut short by the signal to end: go no further then.
+    heed_end();
+}
+
+// The wait for a synchronous standby may have been cut short by the signal to end, or by the end of the server: go no further then.
+void dispatcher::heed_end() {
+    if (ProcDiePending)
+        InterruptPending = true;
     CHECK_FOR_INTERRUPTS();
 }
 
@@ -214,8 +220,9 @@ void dispatcher::load_memory() {
         if (last.anchor != storage::anchor())
             last = predecessor(sink_id_, {no_tick, storage::anchor(), 0, nullptr});
         if (last.snapshot)
-            keep_snapshot(*last.snapshot);
+            begin_behind(last);
     }
+    loaded_ms_ = recorded_ms_;
     commit_transaction();
     passed_ms_ = std::max(cursor_.ms > 0 ? cursor_.ms - 1 : 0, sink_.start.ms - 1);
     unsaved_ = true; // retention goes by a checkpoint of our own
@@ -266,8 +273,8 @@ bool dispatcher::record_tick(bool only_when_full) {
     }
     if (wanted) {
         insert_tick(sink_id_, recorded, cursor_);
-        remember_tick(recorded);
         carry(recorded, only_when_full ? InvalidXLogRecPtr : sees_upto);
+        remember_tick(recorded);
     }
     PopActiveSnapshot();
     // Nobody waits for it to reach the disk: see make_durable(). Not by SET LOCAL, which costs a walk over all settings.
@@ -282,20 +289,21 @@ bool dispatcher::record_tick(bool only_when_full) {
     return true;
 }
 
-// Where the next batch begins.
-void dispatcher::keep_snapshot(const stored_snapshot &newest) {
+// The next batch of our own begins where that of `newest` ends.
+void dispatcher::begin_behind(const tick &newest) {
     if (last_snapshot_)
         pfree(last_snapshot_);
-    Size size = VARSIZE(&newest);
+    Size size = VARSIZE(newest.snapshot);
     last_snapshot_ = static_cast<stored_snapshot *>(MemoryContextAlloc(batches_, size));
-    memcpy(static_cast<void *>(last_snapshot_), static_cast<const void *>(&newest), size);
+    memcpy(static_cast<void *>(last_snapshot_), static_cast<const void *>(newest.snapshot), size);
+    last_snapshot_ms_ = newest.ms;
 }
 
 void dispatcher::remember_tick(const tick &newest) {
     last_ms_ = std::max(last_ms_, newest.ms);
     recorded_ms_ = newest.ms;
     recorded_seq_ = newest.seq;
-    keep_snapshot(*newest.snapshot);
+    begin_behind(newest);
 }
 
 // While the sink is down or paused, so that what piles up drains in batches of a bounded size.

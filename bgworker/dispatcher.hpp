@@ -29,6 +29,7 @@ class dispatcher {
     [[noreturn]] static void start_afresh(const char *reason);
     void begin_transaction(); // ends the process where the extension is gone
     void commit_transaction();
+    static void heed_end();
     bool load_sink();
     void load_memory();
     void close_foreign_anchors();
@@ -36,7 +37,7 @@ class dispatcher {
     bool dispatch();
     bool next_batch();
     bool record_tick(bool only_when_full);
-    void keep_snapshot(const stored_snapshot &newest);
+    void begin_behind(const tick &newest);
     void remember_tick(const tick &newest);
     void record_backlog_tick();
     void checkpoint();
@@ -78,6 +79,7 @@ class dispatcher {
 
     // -- carry.cpp: a tick that is on its way to the disk
     void carry(const tick &recorded, XLogRecPtr sees_upto);
+    static void flush(XLogRecPtr upto);
     const carried_tick *make_durable(int64 marker_ms);
     bool restore_tick(const sink_marker &seen, bool &restored);
 
@@ -98,8 +100,7 @@ class dispatcher {
     bool look_for_tails();
     bool is_sinks_fault(const redisReply &reply);
     void accept_look();
-    bool match_entries_of_others();
-    bool has_entries_above(int64 ms) const;
+    bool match_entries_of_others(int64 before_ms, position above);
     bool take_over(position marker, position settled, bool &refused);
 
     // -- retention.cpp
@@ -169,6 +170,7 @@ class dispatcher {
     bool healing_ = false;   // reconciliation found that Redis lost data
     int64 passed_ms_ = 0;    // ticks up to here are done, also those without an event
     int64 recorded_ms_ = 0;  // the newest tick
+    int64 loaded_ms_ = 0;    // the newest one when this process began
     int64 recorded_seq_ = 0; // and where the sequence was then
     int64 last_ms_ = 0;      // the highest ms in use
     bool batch_open_ = false;
@@ -179,6 +181,7 @@ class dispatcher {
     TimestampTz reconnected_at_ = 0;
 
     stored_snapshot *last_snapshot_ = nullptr; // of our anchor's newest tick
+    int64 last_snapshot_ms_ = 0;
     XLogRecPtr tick_end_ = InvalidXLogRecPtr;  // where the log has to be durable for it to be; invalid: it is
     carried_tick carried_;                     // that tick, where the marker may carry it until then
     uint64 flush_asked_ = 0;

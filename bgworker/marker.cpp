@@ -36,7 +36,7 @@ struct reader {
 };
 
 bool read_tick(reader from, carried_tick &tick) {
-    if (!from.number(',', tick.anchor) || !from.number(',', tick.seq) || !from.number(',', tick.timeline) ||
+    if (!from.number(',', tick.previous) || !from.number(',', tick.anchor) || !from.number(',', tick.seq) || !from.number(',', tick.timeline) ||
         !from.number(',', tick.log_end) || !from.number(',', tick.xmin) || !from.number(',', tick.xmax))
         return false;
     while (!from.rest.empty()) {
@@ -58,7 +58,8 @@ std::size_t print(const sink_marker &value, char *text) noexcept {
     to.number(':', value.repairs);
     to.number(':', value.in_doubt);
     if (value.tick.ms > 0) {
-        to.number(':', value.tick.anchor);
+        to.number(':', value.tick.previous);
+        to.number(',', value.tick.anchor);
         to.number(',', value.tick.seq);
         to.number(',', value.tick.timeline);
         to.number(',', value.tick.log_end);

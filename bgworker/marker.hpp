@@ -2,8 +2,8 @@
 //
 //   <incarnation>:<position>:<repairs>:<in doubt>[:<tick>]
 //
-// The tick is the one that <position> lies in, as long as it has not reached this database's disk: its anchor, seq, timeline, end
-// of the log, xmin, xmax and xip, with commas between. Pure.
+// The tick is the one that <position> lies in, as long as it has not reached this database's disk: the ms of the one before it,
+// its anchor, seq, timeline, end of the log, xmin, xmax and xip, with commas between. Pure.
 #pragma once
 
 #include "bgworker/position.hpp"
@@ -16,7 +16,8 @@ namespace outbox {
 constexpr int max_carried_xids = 32; // a tick with more transactions in progress is made durable before it is sent
 
 struct carried_tick {
-    std::int64_t ms = 0;     // 0: there is none
+    std::int64_t ms = 0;       // 0: there is none
+    std::int64_t previous = 0; // ms of the tick before; 0: it is the first
     std::int32_t anchor = 0;
     std::int64_t seq = 0;
     std::uint32_t timeline = 0;

@@ -24,6 +24,14 @@ namespace outbox {
 
 constexpr int streams_at_once = 32; // XINFO and XRANGE answer with whole entries
 
+static bool is_same(const tick &recorded, const carried_tick &carried) {
+    const stored_snapshot &snapshot = *recorded.snapshot;
+    return recorded.anchor == carried.anchor && snapshot.nxip == static_cast<uint32>(carried.nxip) &&
+           U64FromFullTransactionId(snapshot.xmin) == carried.xmin && U64FromFullTransactionId(snapshot.xmax) == carried.xmax &&
+           std::equal(carried.xip, carried.xip + carried.nxip, snapshot.xip,
+                      [](uint64 ours, FullTransactionId theirs) { return ours == U64FromFullTransactionId(theirs); });
+}
+
 static std::string_view text_of(const redisReply &reply) {
     return reply.type == REDIS_REPLY_STRING ? std::string_view(reply.str, static_cast<std::size_t>(reply.len))
                                             : std::string_view();
@@ -184,18 +192,9 @@ void dispatcher::accept_look() {
     pfree(streams);
 }
 
-bool dispatcher::has_entries_above(int64 ms) const {
-    HASH_SEQ_STATUS scan;
-    hash_seq_init(&scan, streams_);
-    bool found = false;
-    while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
-        found = found || stream->top.ms > ms;
-    return found;
-}
-
-// Another server of this lineage has appended what we do not know of. Entries above our cursor that are events of ours are
-// recorded as placed, so that they are not appended a second time.
-bool dispatcher::match_entries_of_others() {
+// Another server of this lineage has appended what we do not know of, or this one before a crash. Entries above a position that are
+// events of ours, and in no tick before `before_ms`, are recorded as placed, so that they are not appended a second time.
+bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
     HASHCTL control = {};
     control.keysize = sizeof(pg_uuid_t);
     control.entrysize = sizeof(state::event_key);
@@ -208,7 +207,7 @@ bool dispatcher::match_entries_of_others() {
     } to = {candidates, this};
     begin_transaction();
     tick before;
-    bool known = last_tick_before(sink_id_, cursor_.ms, before) && before.anchor == storage::anchor();
+    bool known = last_tick_before(sink_id_, before_ms, before) && before.anchor == storage::anchor();
     state::load_unpublished(
         known ? before.snapshot : nullptr,
         [](void *argument, const state::event_key &key, std::string_view event_type, std::string_view topic) {
@@ -225,7 +224,7 @@ bool dispatcher::match_entries_of_others() {
     int count;
     stream_state **streams = all_streams(count);
     for (int i = 0; i < count; ++i) {
-        position from = cursor_;
+        position from = above;
         for (bool more = true; more;) {
             char text[position_text_size + 1] = "(";
             std::string_view exclusive(text, 1 + print(from, text + 1));
@@ -254,6 +253,7 @@ bool dispatcher::match_entries_of_others() {
                     continue;
                 state::add_placed(sink_id_, *ours, streams[i]->name(), from);
                 settle(*ours);
+                last_ms_ = std::max(last_ms_, from.ms);
                 ++placed;
             }
             commit_transaction();
@@ -265,7 +265,8 @@ bool dispatcher::match_entries_of_others() {
         ereport(LOG,
                 errmsg("sink \"%s\" is ahead of this database: %lld of its events were found in their streams", sink_.name,
                        static_cast<long long>(placed)),
-                errdetail("The database was restored or promoted with less than its predecessor had published."));
+                errdetail("It was restored or promoted with less than its predecessor had published, or it crashed and the sink's marker "
+                          "is gone."));
     return true;
 }
 
@@ -288,7 +289,8 @@ bool dispatcher::take_over(position marker, position settled, bool &refused) {
 
 bool dispatcher::reconcile() {
     fenced_ = false;
-    if (!*incarnation_) {
+    bool first = !*incarnation_; // since this process began
+    if (first) {
         // Recorded before Redis sees it. This is also the fresh durable commit without which nothing may be sent after a
         // start: what earlier commits made visible may not have reached a synchronous standby yet, after this one it has.
         unsigned char random[12];
@@ -338,17 +340,21 @@ bool dispatcher::reconcile() {
         bool ahead = false;
         if (marked && at.ms > 0 && at > cursor_) {
             begin_transaction();
-            ahead = !tick_exists(sink_id_, at.ms);
+            tick there;
+            bool found = first_tick_after(sink_id_, at.ms - 1, there) && there.ms == at.ms;
+            // with the clock behind, a tick may have been given the ms of the one that the marker carries
+            ahead = !found || (seen.tick.ms != 0 && !is_same(there, seen.tick));
             commit_transaction();
-        }
-        if (ahead) {
-            bool restored;
-            if (!restore_tick(seen, restored))
+            bool restored = false;
+            if (!found && !restore_tick(seen, restored))
                 return false;
-            ahead = !restored;
+            ahead = ahead && !restored;
         }
-        if (ahead) {
-            if (!match_entries_of_others())
+        // With a marker that was deleted went the tick that it may have carried when this server crashed.
+        bool bereft = !marked && first && loaded_ms_ > 0 && sink_.used;
+        if (ahead || bereft) {
+            if (!(ahead ? match_entries_of_others(cursor_.ms, cursor_)
+                        : match_entries_of_others(loaded_ms_ + 1, {loaded_ms_, PG_INT64_MAX})))
                 return false;
             last_ms_ = std::max(last_ms_, at.ms);
         }
@@ -364,9 +370,6 @@ bool dispatcher::reconcile() {
         doubt_from_ = marked && !ahead && mine ? std::max(cursor_, position{at.ms, std::max<int64>(-1, at.n - seen.in_doubt)})
                                                : cursor_;
         if (!look_at_streams() || (healing_ && !look_for_tails()))
-            return false;
-        // With the marker went the tick that it may have carried.
-        if (!marked && was_used && sink_.used && has_entries_above(recorded_ms_) && !match_entries_of_others())
             return false;
         // What the marker covers is there, but for what was released behind it.
         if (healing_)

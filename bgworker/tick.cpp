@@ -74,10 +74,6 @@ bool last_tick_before(int sink_id, int64 ms, tick &found) {
     return find(sink_id, BTLessStrategyNumber, F_INT8LT, ms, BackwardScanDirection, &found);
 }
 
-bool tick_exists(int sink_id, int64 ms) {
-    return find(sink_id, BTEqualStrategyNumber, F_INT8EQ, ms, ForwardScanDirection, nullptr);
-}
-
 tick predecessor(int sink_id, const tick &current) {
     tick found = current;
     // Another anchor's ticks lie between only after a restore.

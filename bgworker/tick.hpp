@@ -34,7 +34,6 @@ bool first_tick_after(int sink_id, int64 ms, tick &found);
 bool last_tick_before(int sink_id, int64 ms, tick &found);
 // The tick whose batch ended where that of `current` begins. Its snapshot is null when `current` is the first of its anchor.
 tick predecessor(int sink_id, const tick &current);
-bool tick_exists(int sink_id, int64 ms);
 
 // Takes the lock that orders ticks, which must come before the snapshot: one that is older than its predecessor's would put
 // events into two batches. The caller pushes a new snapshot after it.

@@ -95,7 +95,7 @@ crash_until(
     'a tick beyond the end of the log is not believed; the event is looked for',
     sub {
         my $text = $redis->cmd('GET', marker());
-        $text =~ s/^((?:[^:]*:){4}(?:[^,]*,){3})(\d+)/$1 . ($2 + (1 << 30))/e or return;
+        $text =~ s/^((?:[^:]*:){4}(?:[^,]*,){4})(\d+)/$1 . ($2 + (1 << 30))/e or return;
         $redis->cmd('SET', marker(), $text);
     },
     sub { placed() > $placed });

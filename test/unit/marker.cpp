@@ -28,6 +28,7 @@ sink_marker parsed(std::string_view text) {
 carried_tick some_tick() {
     carried_tick tick;
     tick.ms = 1790000000000;
+    tick.previous = 1789999999999;
     tick.anchor = -5;
     tick.seq = 77;
     tick.timeline = 2;
@@ -47,7 +48,7 @@ TEST(marker, says_who_and_up_to_where) {
 
 TEST(marker, carries_a_tick) {
     sink_marker marker = {"abc", {1790000000000, 7}, 3, 2, some_tick()};
-    EXPECT_EQ(printed(marker), "abc:1790000000000-7:3:2:-5,77,2,4294967336,100,110,100,105");
+    EXPECT_EQ(printed(marker), "abc:1790000000000-7:3:2:1789999999999,-5,77,2,4294967336,100,110,100,105");
     std::string text = printed(marker);
     sink_marker read = parsed(text);
     EXPECT_EQ(read.incarnation, "abc");
@@ -55,6 +56,7 @@ TEST(marker, carries_a_tick) {
     EXPECT_EQ(read.repairs, 3);
     EXPECT_EQ(read.in_doubt, 2);
     EXPECT_EQ(read.tick.ms, 1790000000000);
+    EXPECT_EQ(read.tick.previous, 1789999999999);
     EXPECT_EQ(read.tick.anchor, -5);
     EXPECT_EQ(read.tick.seq, 77);
     EXPECT_EQ(read.tick.timeline, 2U);
@@ -69,6 +71,7 @@ TEST(marker, carries_a_tick) {
 TEST(marker, the_longest_fits) {
     sink_marker marker = {"0123456789012345678901234567890123456789", {most, most}, most, most, {}};
     marker.tick.ms = most;
+    marker.tick.previous = most;
     marker.tick.anchor = std::numeric_limits<std::int32_t>::min();
     marker.tick.seq = std::numeric_limits<std::int64_t>::min();
     marker.tick.timeline = std::numeric_limits<std::uint32_t>::max();
@@ -94,13 +97,13 @@ TEST(marker, what_is_none_is_refused) {
 }
 
 TEST(marker, a_tick_that_cannot_be_read_is_none) {
-    for (const char *text : {"", "1", "1,2,3,4,5", "1,2,3,4,5,", "1,2,3,4,9,5", "1,2,3,4,5,9,4", "1,2,3,4,5,9,9", "1,2,3,4,5,9,7,6",
-                             "1,2,3,4,5,9,6,6", "1,2,3,4,5,9,x", "a,2,3,4,5,9", "1,2,-3,4,5,9", "99999999999,2,3,4,5,9"}) {
+    for (const char *text : {"", "1", "0,1,2,3,4,5", "0,1,2,3,4,5,", "0,1,2,3,4,9,5", "0,1,2,3,4,5,9,4", "0,1,2,3,4,5,9,9", "0,1,2,3,4,5,9,7,6",
+                             "0,1,2,3,4,5,9,6,6", "0,1,2,3,4,5,9,x", "a,1,2,3,4,5,9", "0,1,2,-3,4,5,9", "0,99999999999,2,3,4,5,9"}) {
         std::string whole = std::string("abc:5-1:0:0:") + text;
         sink_marker read = parsed(whole);
         EXPECT_EQ(read.tick.ms, 0) << text;
     }
-    std::string many = "abc:5-1:0:0:1,2,3,4,10,100";
+    std::string many = "abc:5-1:0:0:0,1,2,3,4,10,100";
     for (int i = 0; i <= outbox::max_carried_xids; ++i)
         many += "," + std::to_string(10 + i);
     EXPECT_EQ(parsed(many).tick.ms, 0);

@@ -26,6 +26,7 @@ extern "C" {
 namespace outbox {
 
 constexpr int checkpoint_interval = 5000; // ms, while events flow
+constexpr int ticks_at_once = 4;          // without lingering, after a rest
 constexpr int complaint_interval = 60000; // ms between two log lines about the same trouble
 
 using shared::worker_state;
@@ -285,7 +286,7 @@ bool dispatcher::record_tick(bool only_when_full) {
         return false;
     tick_end_ = XactLastCommitEnd;
     OUTBOX_CRASH_POINT("tick_recorded");
-    ticked_at_ = steady_now();
+    paced_until_ = TimestampTzPlusMilliseconds(std::max(paced_until_, steady_now()), settings::linger);
     return true;
 }
 
@@ -336,12 +337,10 @@ bool dispatcher::next_batch() {
         if (found)
             return true;
     }
-    // Many small ticks would compete with the database for its log. One that comes long after the last does not wait.
-    if (settings::linger > 0 && !TimestampDifferenceExceeds(ticked_at_, steady_now(), settings::linger)) {
-        int rest = static_cast<int>(TimestampDifferenceMilliseconds(
-            steady_now(), TimestampTzPlusMilliseconds(ticked_at_, settings::linger)));
-        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::max(rest, 1), PG_WAIT_EXTENSION);
-    }
+    // Many small ticks would compete with the database for its cores and its log. A few that follow a rest do not wait.
+    TimestampTz allowed = TimestampTzPlusMilliseconds(paced_until_, -ticks_at_once * settings::linger);
+    if (int rest = static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), allowed)); rest > 0)
+        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, PG_WAIT_EXTENSION);
     uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
     // A commit that this tick does not see shall end the rest that follows when there is none to send, but not the wait for
     // Redis' answers.

@@ -191,7 +191,7 @@ class dispatcher {
     TimestampTz retry_at_ = 0;
     TimestampTz complained_at_ = 0;
     bool down_ = false;
-    TimestampTz ticked_at_ = 0;
+    TimestampTz paced_until_ = 0; // with a tick each linger, where the last one would be
     TimestampTz leased_at_ = 0;
     TimestampTz saved_at_ = 0;
     TimestampTz turned_at_ = 0;

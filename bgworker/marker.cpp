@@ -40,8 +40,11 @@ bool read_tick(reader from, carried_tick &tick) {
         !from.number(',', tick.log_end) || !from.number(',', tick.xmin) || !from.number(',', tick.xmax))
         return false;
     while (!from.rest.empty()) {
-        if (tick.nxip == max_carried_xids || !from.number(',', tick.xip[tick.nxip]) || tick.xip[tick.nxip] < tick.xmin ||
-            tick.xip[tick.nxip] >= tick.xmax || (tick.nxip > 0 && tick.xip[tick.nxip] <= tick.xip[tick.nxip - 1]))
+        std::uint64_t distance;
+        if (tick.nxip == max_carried_xids || !from.number(',', distance) || tick.xmin > tick.xmax || distance >= tick.xmax - tick.xmin)
+            return false;
+        tick.xip[tick.nxip] = tick.xmin + distance;
+        if (tick.nxip > 0 && tick.xip[tick.nxip] <= tick.xip[tick.nxip - 1])
             return false;
         ++tick.nxip;
     }
@@ -66,7 +69,7 @@ std::size_t print(const sink_marker &value, char *text) noexcept {
         to.number(',', value.tick.xmin);
         to.number(',', value.tick.xmax);
         for (int i = 0; i < value.tick.nxip; ++i)
-            to.number(',', value.tick.xip[i]);
+            to.number(',', value.tick.xip[i] - value.tick.xmin);
     }
     *to.at = '\0';
     return static_cast<std::size_t>(to.at - text);

@@ -3,7 +3,7 @@
 //   <incarnation>:<position>:<repairs>:<in doubt>[:<tick>]
 //
 // The tick is the one that <position> lies in, as long as it has not reached this database's disk: the ms of the one before it,
-// its anchor, seq, timeline, end of the log, xmin, xmax and xip, with commas between. Pure.
+// its anchor, seq, timeline, end of the log, xmin, xmax and xip, with commas between; the xip as how far each is from xmin. Pure.
 #pragma once
 
 #include "bgworker/position.hpp"
@@ -13,7 +13,7 @@
 
 namespace outbox {
 
-constexpr int max_carried_xids = 32; // a tick with more transactions in progress is made durable before it is sent
+constexpr int max_carried_xids = 256; // a tick with more transactions in progress is made durable before it is sent
 
 struct carried_tick {
     std::int64_t ms = 0;       // 0: there is none
@@ -35,7 +35,7 @@ struct sink_marker {
     carried_tick tick;
 };
 
-constexpr std::size_t marker_text_size = 1024;
+constexpr std::size_t marker_text_size = 6144;
 
 // Writes it with a terminating zero into marker_text_size bytes; returns its length. The incarnation has up to 40 bytes.
 std::size_t print(const sink_marker &value, char *text) noexcept;

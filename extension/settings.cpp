@@ -124,7 +124,7 @@ void define() {
             INT_MAX / 1000, GUC_UNIT_S);
     integer("outbox.batch_size", "Events after which a batch ends while a sink is behind.",
             &batch_size, 100, 1000000, 0);
-    integer("outbox.linger", "Least time between two batches, so that small ones are joined.",
+    integer("outbox.linger", "Least time between two batches under load, so that small ones are joined.",
             &linger, 0, 100, GUC_UNIT_MS);
     integer("outbox.poll_interval", "Longest time between two looks for new events.",
             &poll_interval, 10, 60000, GUC_UNIT_MS);

@@ -91,7 +91,8 @@ entries and none is pending.
 - *The loop of raw commands* (`src/group_loop.cpp`): `XREADGROUP COUNT 500` and one `XACK` for what came, two reads always on their way,
   nothing waits for the answer to an `XACK`; replies are parsed by hiredis' reader and looked at no further.
 - *ioredis* (`peers/consume_ioredis.js`): a connection that reads `COUNT 500`, one that acknowledges; an async handler for each entry with its
-  fields as an object, one `XACK` for the batch, the next read on its way meanwhile.
+  fields as an object, one `XACK` for the batch, the next read on its way meanwhile. The raw loop, which does nothing but read and
+  acknowledge, is about three times as fast: five times is beyond this Redis.
 END
 }
 

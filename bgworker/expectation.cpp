@@ -33,17 +33,20 @@ int64 expectation::oldest_generation() const {
 }
 
 // What was dropped ended with a tick that is kept. Its own events are gone, and some of the batches behind it may be: those with
-// transactions that had emitted before the ring moved on, and so before the tick after it.
+// transactions that had emitted before the ring moved on. They had their ids before the tick after it was recorded, in a
+// transaction that the second tick sees. The xmax of the first one itself need not be above them: it is one more than the last id
+// that had come to its end.
 void expectation::find_horizon() {
     horizon_ = InvalidFullTransactionId;
     tick next;
     if (generation_ == 0)
         return;
-    for (bool more = first_tick_after(sink_id_, state::first_native_tick(sink_id_), next); more;
+    int found = 0;
+    for (bool more = first_tick_after(sink_id_, state::first_native_tick(sink_id_), next); more && found < 2;
          more = first_tick_after(sink_id_, next.ms, next))
         if (next.anchor == storage::anchor()) {
             horizon_ = next.snapshot->xmax;
-            return;
+            ++found;
         }
 }
 

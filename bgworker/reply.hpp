@@ -19,8 +19,9 @@ inline bool has(std::string_view text, std::string_view part) { return text.find
 // An error to an XADD. `queued` says that it came when the command was queued, which aborts the whole chunk.
 inline blame blame_for(std::string_view error, bool queued) noexcept {
     // Of the rights, only those on the key are the stream's matter; and only while the rest of the chunk can go on without it.
+    // EXEC has words of its own for a right that was taken away since.
     if (error.starts_with("NOPERM"))
-        return has(error, "to run the") || has(error, "channels used") ? blame::sink : blame::stream;
+        return has(error, "to run the") || has(error, "to execute the") || has(error, "channels used") ? blame::sink : blame::stream;
     if (queued)
         return blame::sink;
     if (has(error, "equal or smaller than the target stream top item"))

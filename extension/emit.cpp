@@ -297,9 +297,10 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     values[event_column::event_id] = UUIDPGetDatum(event_id);
     values[event_column::anchor] = Int32GetDatum(anchor());
 
-    Relation target = open_current();
-    // The transaction id before the sequence number: within a batch, seq must not run ahead of it.
+    // The transaction id before the partition: whoever gets one after a tick of the new partition sees that the ring has moved on,
+    // so what is in the old one is below that tick's xmax. And before the sequence number: within a batch, seq must not run ahead.
     values[event_column::xid] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+    Relation target = open_current();
     values[event_column::seq] = Int64GetDatum(next_seq(require()));
     append(target, values, nulls);
     table_close(target, NoLock);

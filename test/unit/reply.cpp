@@ -25,12 +25,18 @@ TEST(reply, who_is_to_blame_for_an_entry) {
         {"ERR string exceeds maximum allowed size (proto-max-bulk-len)", blame::stream},
         {"NOPERM this user has no permissions to access one of the keys used as arguments", blame::stream},
         {"NOPERM No permissions to access a key", blame::stream},
+        {"NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no "
+         "longer allowed for the following reason: no permission to touch the specified keys",
+         blame::stream},
         {"ERR something that nobody has heard of", blame::stream},
 
         {"NOPERM this user has no permissions to run the 'xadd' command", blame::sink},
         {"NOPERM this user has no permissions to run the 'xadd' command or its subcommand", blame::sink},
         {"NOPERM User anna has no permissions to run the 'xadd' command", blame::sink},
         {"NOPERM this user has no permissions to access one of the channels used as arguments", blame::sink},
+        {"NOPERM ACLs rules changed between the moment the transaction was accumulated and the EXEC call. This command is no "
+         "longer allowed for the following reason: no permission to execute the command or subcommand",
+         blame::sink},
         {"OOM command not allowed when used memory > 'maxmemory'.", blame::sink},
         {"READONLY You can't write against a read only replica.", blame::sink},
         {"READONLY You can't write against a read only slave.", blame::sink},

@@ -14,8 +14,11 @@ else
 
 EXTENSION = extension/outbox
 MODULE_big = outbox
-DATA_built = sql/outbox--1.0.sql
-DATA = $(wildcard sql/outbox--*--*.sql)
+RELEASE = 1.1
+# What can be made again in place: an update from any version ends with it.
+SQL = $(addprefix sql/,emit.sql event.sql operate.sql verify.sql stat.sql sink.sql privileges.sql)
+DATA_built = sql/outbox--$(RELEASE).sql sql/outbox--1.0--$(RELEASE).sql
+DATA = sql/outbox--1.0.sql
 OBJS = $(patsubst %.cpp,%.o,$(wildcard common/*.cpp extension/*.cpp bgworker/*.cpp))
 PRIVATE_HEADERS = $(wildcard common/*.hpp extension/*.hpp bgworker/*.hpp)
 
@@ -23,7 +26,7 @@ PRIVATE_HEADERS = $(wildcard common/*.hpp extension/*.hpp bgworker/*.hpp)
 PG_CXXFLAGS = -std=c++20 -fvisibility=hidden -Wall -Wextra -Wno-register -Wno-volatile -Wno-missing-field-initializers
 PG_CPPFLAGS = -I$(srcdir)
 SHLIB_LINK = -lstdc++ -lhiredis -lcares -lssl -lcrypto
-EXTRA_CLEAN = sql/outbox--1.0.sql results tmp_check output_iso log
+EXTRA_CLEAN = results tmp_check output_iso log
 
 srcdir ?= .
 PG_CONFIG ?= pg_config
@@ -38,7 +41,11 @@ include $(PGXS)
 # PGXS knows no header dependencies
 $(OBJS): $(PRIVATE_HEADERS)
 
-sql/outbox--1.0.sql: sql/outbox.sql
-	cp $< $@
+# A released version has its install script as it was, and the table changes from it to the next one in sql/update/.
+sql/outbox--$(RELEASE).sql: sql/install.sql sql/storage.sql $(SQL)
+	cat $^ > $@
+
+sql/outbox--1.0--$(RELEASE).sql: sql/update/1.0-tables.sql $(SQL) sql/update/1.0-drops.sql
+	cat $^ > $@
 
 endif

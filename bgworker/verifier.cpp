@@ -8,10 +8,10 @@
 #include "bgworker/link.hpp"
 #include "bgworker/marker.hpp"
 #include "bgworker/reply.hpp"
-#include "bgworker/resp.hpp"
 #include "bgworker/shared.hpp"
 #include "bgworker/verify.hpp"
 #include "bgworker/worker.hpp"
+#include "common/resp.hpp"
 #include "extension/clock.hpp"
 
 #include "extension/guard.hpp"

@@ -1,0 +1,76 @@
+-- what to look at first, and what to alert on
+
+CREATE OR REPLACE VIEW outbox.stat_sink AS
+    SELECT s.name AS sink,
+           CASE WHEN s.restored THEN 'paused (restored)' WHEN s.paused THEN 'paused'
+                ELSE COALESCE(w.state, 'no worker') END AS state,
+           w.pid, w.since,
+           lag.events AS lag_events,
+           GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() - lag.oldest), 0) AS lag_seconds,
+           w.published, w.throughput, w.batches, w.errors, w.duplicates_rejected, w.healed,
+           w.last_error, w.last_error_at,
+           held.streams AS held_streams, dead.letters AS dead_letters,
+           CASE WHEN c.ms > 0 THEN c.ms || '-' || GREATEST(c.n, 0) END AS position, c.confirmed_at,
+           w.held_back_by AS retention_held_back_by
+    FROM outbox.sink s
+    JOIN outbox.sink_cursor c ON c.sink_id = s.id
+    LEFT JOIN outbox.worker_state() w ON w.sink_id = s.id
+    CROSS JOIN LATERAL (SELECT count(*) AS streams FROM outbox.stream
+                         WHERE sink_id = s.id AND held_ms IS NOT NULL) held
+    CROSS JOIN LATERAL (SELECT count(*) AS letters FROM outbox.dead_letter WHERE sink_id = s.id) dead
+    -- a batch that is done as a whole need not be looked at
+    CROSS JOIN LATERAL outbox.lag(s.id, CASE WHEN c.passed_ms >= c.ms THEN c.passed_ms + 1 ELSE c.ms END,
+                                  CASE WHEN c.passed_ms >= c.ms THEN -1 ELSE c.n END) own
+    CROSS JOIN LATERAL (SELECT CASE WHEN s.restored THEN outbox.restored_lag(s.id) ELSE 0 END AS events) brought
+    CROSS JOIN LATERAL (SELECT own.events + brought.events AS events, own.oldest) lag;
+COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
+COMMENT ON COLUMN outbox.stat_sink.state IS
+    'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled or no worker';
+COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed; an estimate beyond ten thousand';
+COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, in seconds; 0 when there is none';
+COMMENT ON COLUMN outbox.stat_sink.published IS 'events appended since the worker started';
+COMMENT ON COLUMN outbox.stat_sink.throughput IS 'events a second over the last seconds of work';
+COMMENT ON COLUMN outbox.stat_sink.duplicates_rejected IS 'entries sent again after a crash and found in the stream already';
+COMMENT ON COLUMN outbox.stat_sink.healed IS 'entries that Redis had lost and that were appended again';
+COMMENT ON COLUMN outbox.stat_sink.held_streams IS 'streams that refuse entries and are being retried';
+COMMENT ON COLUMN outbox.stat_sink.retention_held_back_by IS 'why old events could not be dropped the last time they were due; null when nothing holds them';
+
+-- Names and types are those of Prometheus' text format. A name of a sink needs no escaping, that of a database does.
+CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
+    LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
+    WITH database AS (
+        SELECT E'database="' || replace(replace(replace(current_database(), E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"' AS label),
+    sink AS MATERIALIZED (
+        SELECT d.label || ',sink="' || s.sink || '"' AS label, s.* FROM outbox.stat_sink s CROSS JOIN database d),
+    storage AS (
+        SELECT d.label, sum(pg_total_relation_size(c.oid)) AS bytes
+          FROM pg_class c CROSS JOIN database d
+         WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^(event|tick)_[0-7]$'
+         GROUP BY d.label),
+    sample AS (
+        SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES
+            (1, 'outbox_up', 'gauge', 'whether the sink is served: 0 while it is paused, fenced, backing off or has no worker',
+                s.label, CASE WHEN s.state IN ('idle', 'streaming', 'healing') THEN 1 ELSE 0 END::double precision),
+            (2, 'outbox_state', 'gauge', 'the state of the sink, as in stat_sink',
+                s.label || ',state="' || s.state || '"', 1),
+            (3, 'outbox_lag_events', 'gauge', 'committed events that are not published, an estimate beyond ten thousand', s.label, s.lag_events),
+            (4, 'outbox_lag_seconds', 'gauge', 'age of the oldest event that is not published', s.label, COALESCE(s.lag_seconds, 0)),
+            (5, 'outbox_published_total', 'counter', 'events published since the worker started', s.label, s.published),
+            (6, 'outbox_batches_total', 'counter', 'batches published since the worker started', s.label, s.batches),
+            (7, 'outbox_errors_total', 'counter', 'errors since the worker started', s.label, s.errors),
+            (8, 'outbox_duplicates_rejected_total', 'counter', 'entries that were sent again and found in their streams', s.label, s.duplicates_rejected),
+            (9, 'outbox_healed_total', 'counter', 'entries that Redis had lost and that were appended again', s.label, s.healed),
+            (10, 'outbox_held_streams', 'gauge', 'streams that refuse entries and are being retried', s.label, s.held_streams),
+            (11, 'outbox_dead_letters', 'gauge', 'events that were given up', s.label, s.dead_letters),
+            (12, 'outbox_retention_held_back', 'gauge', 'whether something keeps old events from being dropped',
+                s.label, CASE WHEN s.retention_held_back_by IS NULL THEN 0 ELSE 1 END)
+        ) v(n, name, type, help, label, value)
+        UNION ALL
+        SELECT 13, 'outbox_storage_bytes', 'gauge', 'what stored events and ticks take on disk, with their indexes', label, bytes FROM storage),
+    family AS (
+        SELECT n, '# HELP ' || name || ' ' || help || E'\n# TYPE ' || name || ' ' || type || E'\n'
+                  || string_agg(name || '{' || label || '} ' || value || E'\n', '' ORDER BY label) AS text
+          FROM sample WHERE value IS NOT NULL GROUP BY n, name, help, type)
+    SELECT string_agg(text, '' ORDER BY n) FROM family
+$$;
+COMMENT ON FUNCTION outbox.metrics() IS 'what outbox.stat_sink says, in the text format of Prometheus';

@@ -27,8 +27,8 @@ struct entry_fields {
 void append_entry(std::string &commands, std::string &answers, const entry_fields &fields);
 
 void append_xrange(std::string &commands, std::string_view topic, std::string_view from, std::string_view to, int count,
-                   const stream_naming &naming = {});
-void append_xinfo(std::string &commands, std::string_view topic, const stream_naming &naming = {});
+                   const stream_naming &naming);
+void append_xinfo(std::string &commands, std::string_view topic, const stream_naming &naming);
 
 // "2026-11-21T08:00:00.000000Z" into 28 bytes; returns the length.
 std::size_t print_rfc3339(std::int64_t unix_us, char *text) noexcept;

@@ -33,7 +33,7 @@ static void read(TupleTableSlot *slot, tick &result) {
 
 // The nearest tick on one side of `ms`, over the partitions of the ring.
 static bool find(int sink_id, StrategyNumber strategy, RegProcedure comparison, int64 ms, ScanDirection direction,
-                 tick *result) {
+                 tick &result) {
     const storage::relations &relations = storage::require();
     bool found = false;
     int64 best = 0;
@@ -53,8 +53,7 @@ static bool find(int sink_id, StrategyNumber strategy, RegProcedure comparison, 
             bool nearer = !found || (ScanDirectionIsForward(direction) ? candidate < best : candidate > best);
             if (nearer) {
                 best = candidate;
-                if (result)
-                    read(slot, *result);
+                read(slot, result);
             }
             found = true;
         }
@@ -67,11 +66,11 @@ static bool find(int sink_id, StrategyNumber strategy, RegProcedure comparison, 
 }
 
 bool first_tick_after(int sink_id, int64 ms, tick &found) {
-    return find(sink_id, BTGreaterStrategyNumber, F_INT8GT, ms, ForwardScanDirection, &found);
+    return find(sink_id, BTGreaterStrategyNumber, F_INT8GT, ms, ForwardScanDirection, found);
 }
 
 bool last_tick_before(int sink_id, int64 ms, tick &found) {
-    return find(sink_id, BTLessStrategyNumber, F_INT8LT, ms, BackwardScanDirection, &found);
+    return find(sink_id, BTLessStrategyNumber, F_INT8LT, ms, BackwardScanDirection, found);
 }
 
 tick predecessor(int sink_id, const tick &current) {

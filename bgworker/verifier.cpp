@@ -684,6 +684,9 @@ bool verifier::load() {
 
     // What is confirmed first, then what keeps an event of it from its place: that is recorded before it is confirmed.
     expectation_.begin_transaction();
+    tick carried;
+    if (carried_ms_ > 0 && last_tick_before(sink_id_, carried_ms_ + 1, carried) && carried.ms == carried_ms_)
+        carried_ms_ = 0; // the database has it, too
     confirmed_ = state::confirmed(sink_id_);
     expectation_.commit_transaction();
     expectation_.begin_transaction();

@@ -40,8 +40,8 @@ int LLVMFuzzerTestOneInput(const std::uint8_t *data, std::size_t size) {
     std::string out, answers;
     outbox::resp::append(out, "ECHO", fields.payload);
     outbox::append_entry(out, answers, fields);
-    outbox::append_xrange(out, fields.topic, fields.headers, fields.payload, 7);
-    outbox::append_xinfo(out, fields.topic);
+    outbox::append_xrange(out, fields.topic, fields.headers, fields.payload, 7, {});
+    outbox::append_xinfo(out, fields.topic, {});
 
     std::vector<outbox_test::command> commands;
     EXPECT(outbox_test::parse_commands(out, commands) && commands.size() == 4);

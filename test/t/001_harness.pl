@@ -200,7 +200,7 @@ $proxy->stop;
 
 # the load goes on through a crash of the server, and ends with nothing open
 
-$node->safe_psql('postgres', "CREATE FUNCTION outbox.flush(interval) RETURNS boolean LANGUAGE sql AS 'SELECT true'");
+$node->safe_psql('postgres', "CREATE FUNCTION outbox.flush(interval, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'");
 my $load = start_load($node, clients => 4, weights => { commit => 1, async => 1, prepared => 2 });
 poll_until(sub { committed($node) > @events + 50 }, 'the load has begun');
 crash($node);

@@ -109,8 +109,8 @@ TEST(entry, version_is_any_integer) {
 
 TEST(entry, commands_that_read_back) {
     std::string text;
-    append_xrange(text, "wallet", "(5-1", "+", 100);
-    append_xinfo(text, "a.b");
+    append_xrange(text, "wallet", "(5-1", "+", 100, {});
+    append_xinfo(text, "a.b", {});
     std::vector<command> commands;
     ASSERT_TRUE(parse_commands(text, commands));
     EXPECT_EQ(commands, (std::vector<command>{{"XRANGE", "outbox:{wallet}", "(5-1", "+", "COUNT", "100"},

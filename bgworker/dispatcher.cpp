@@ -71,6 +71,10 @@ void dispatcher::begin_transaction() {
         LockDatabaseObject(ExtensionRelationId, relations->extension, 0, AccessShareLock);
         relations = storage::find();
     }
+    if (relations && relations->fit != version::fit::same) {
+        AbortCurrentTransaction();
+        start_afresh("the extension has another version now");
+    }
     if (relations && (extension_ == InvalidOid || extension_ == relations->extension)) {
         extension_ = relations->extension;
         return;
@@ -150,6 +154,38 @@ static void print_instance(char *text, Size size) {
     }
     uint64 hash = hash_bytes_extended(reinterpret_cast<unsigned char *>(&parts), sizeof parts, 0);
     pg_snprintf(text, size, "%016llx", static_cast<unsigned long long>(hash));
+}
+
+// Are the tables those of this library's version? If not, there is nothing to do but to wait until they are.
+bool dispatcher::tables_fit() {
+    StartTransactionCommand();
+    // An update holds this until everybody can see what it has done. The signal that it is committed comes before that.
+    if (Oid extension = get_extension_oid("outbox", true); OidIsValid(extension))
+        LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+    const storage::relations *relations = storage::find();
+    version::fit fit = relations ? relations->fit : version::fit::same; // begin_transaction() knows what to do without tables
+    bool told = stats_.state == worker_state::wrong_version;
+    if (fit != version::fit::same && !told) {
+        const char *message = version::message(relations->version);
+        strlcpy(stats_.last_error, message, sizeof stats_.last_error);
+        stats_.last_error_at = GetCurrentTimestamp();
+        ereport(WARNING, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("outbox worker for database %u waits: %s", MyDatabaseId, message), errhint("%s", version::hint(fit)));
+    }
+    CommitTransactionCommand();
+    MemoryContextSwitchTo(round_);
+    if (fit != version::fit::same) {
+        set_state(worker_state::wrong_version);
+        return false;
+    }
+    if (told) {
+        stats_.last_error[0] = '\0';
+        stats_.last_error_at = 0;
+        set_state(worker_state::connecting);
+        ereport(LOG, errmsg("outbox worker for database %u begins: the extension was updated to version %s", MyDatabaseId,
+                            version::of_library));
+    }
+    return true;
 }
 
 // The sink's row. False while there is nothing to do for it: the default sink has no row before the first event.
@@ -531,6 +567,10 @@ void dispatcher::run() {
         if (shared::take_reload(slot_)) {
             sink_known_ = false;
             retry_at_ = 0;
+        }
+        if (!tables_fit_ && !(tables_fit_ = tables_fit())) {
+            wait(settings::poll_interval);
+            continue;
         }
         uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
         if (!sink_known_)

@@ -30,6 +30,7 @@ class dispatcher {
     void begin_transaction(); // ends the process where the extension is gone
     void commit_transaction();
     static void heed_end();
+    bool tables_fit();
     bool load_sink();
     void load_memory();
     void close_foreign_anchors();
@@ -124,6 +125,7 @@ class dispatcher {
     sinks::filters filters_;
     const sinks::filter *filter_ = nullptr; // of the batch that is being read; null: it takes everything
     MemoryContext definition_;              // what is kept of the three above
+    bool tables_fit_ = false; // they are of this library's version
     bool sink_known_ = false;
     bool memory_loaded_ = false;
     char incarnation_[40] = "";

@@ -48,6 +48,7 @@ const char *name_of(worker_state state) {
     case worker_state::paused: return "paused";
     case worker_state::restored: return "paused (restored)";
     case worker_state::disabled: return "disabled";
+    case worker_state::wrong_version: return "wrong version";
     }
     return "unknown";
 }

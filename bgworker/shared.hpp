@@ -6,7 +6,7 @@
 
 namespace outbox::shared {
 
-enum class worker_state : int { idle, connecting, streaming, healing, backing_off, fenced, paused, restored, disabled };
+enum class worker_state : int { idle, connecting, streaming, healing, backing_off, fenced, paused, restored, disabled, wrong_version };
 const char *name_of(worker_state state);
 
 // What a worker says of itself. Written by that worker only, under the lock.

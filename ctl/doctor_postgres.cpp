@@ -126,6 +126,8 @@ static void examine_sink(const json &sink, report &report) {
         report.error("sink", text + why, "See that Redis runs and takes writes; events wait in the database.");
     else if (state == "fenced")
         report.error("sink", text, "Another server holds this sink: see \"Fenced\" in doc/operations.md.");
+    else if (state == "wrong version")
+        report.error("sink", text + why, "See \"Upgrading\" in doc/operations.md.");
     else if (state.starts_with("paused") || state == "disabled")
         report.warning("sink", text,
                        state == "disabled" ? "Set outbox.enabled to on and reload."

@@ -190,6 +190,14 @@ static void warn_without_worker() {
     static bool warned = false;
     if (warned)
         return;
+    const storage::relations &relations = storage::require();
+    if (relations.fit != version::fit::same) {
+        ereport(WARNING, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("events are recorded but not published: %s", version::message(relations.version)),
+                errhint("%s", version::hint(relations.fit)));
+        warned = true;
+        return;
+    }
     switch (shared::worker_outlook(MyDatabaseId)) {
     case shared::outlook::not_loaded:
         ereport(WARNING, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

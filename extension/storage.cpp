@@ -10,7 +10,7 @@ namespace outbox::storage {
 static relations cached;
 static bool cache_is_valid = false;
 
-// The worker invalidates the ring's entry when it moves on; DROP EXTENSION does by dropping it.
+// The worker invalidates the ring's entry when it moves on, an update at its end; DROP EXTENSION does by dropping it.
 static void forget(Datum, Oid relation) {
     if (!OidIsValid(relation) || relation == cached.ring)
         cache_is_valid = false;
@@ -56,14 +56,18 @@ const relations *find() {
     cached.event_seq = get_relname_relid("event_seq", cached.schema);
     cached.sink_definition = get_relname_relid("sink_definition", cached.schema);
     cached.sink_filter = get_relname_relid("sink_filter", cached.schema);
+    version::read(cached.extension, cached.version);
+    cached.fit = version::compare(cached.version);
     for (int i = 0; i < partitions; ++i) {
         cached.event[i] = numbered("event_%d", i);
         cached.tick[i] = numbered("tick_%d", i);
         if (!OidIsValid(cached.event[i]) || !OidIsValid(cached.tick[i]))
             return nullptr;
     }
-    if (!OidIsValid(cached.ring) || !OidIsValid(cached.event_seq) || !OidIsValid(cached.sink_definition) ||
-        !OidIsValid(cached.sink_filter))
+    if (!OidIsValid(cached.ring) || !OidIsValid(cached.event_seq) || !OidIsValid(cached.sink_definition))
+        return nullptr;
+    // what an older version has not
+    if (cached.fit == version::fit::same && !OidIsValid(cached.sink_filter))
         return nullptr;
     // Set first: an invalidation that arrives while the ring is read must not be overwritten.
     cache_is_valid = true;
@@ -77,7 +81,16 @@ const relations &require() {
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
                 errmsg("extension \"outbox\" is not installed in this database"),
                 errhint("Run CREATE EXTENSION outbox."));
+    if (found->fit == version::fit::newer)
+        version::refuse(found->fit, found->version);
     return *found;
+}
+
+void forget_everywhere() {
+    Oid schema = get_namespace_oid("outbox", true);
+    Oid ring = OidIsValid(schema) ? get_relname_relid("ring", schema) : InvalidOid;
+    if (OidIsValid(ring))
+        CacheInvalidateRelcacheByRelid(ring);
 }
 
 int32 anchor() {

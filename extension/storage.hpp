@@ -3,6 +3,7 @@
 #pragma once
 
 #include "extension/pg.hpp"
+#include "extension/version.hpp"
 
 namespace outbox::storage {
 
@@ -20,10 +21,12 @@ enum { sink_id, anchor, ms, seq, cursor_ms, cursor_n, snapshot, count };
 struct relations {
     Oid schema;
     Oid extension;
+    char version[version::max_length]; // of the SQL in this database
+    version::fit fit;                  // with this library
     Oid ring;
     Oid event_seq;
     Oid sink_definition;
-    Oid sink_filter;
+    Oid sink_filter; // invalid in version 1.0
     Oid event[partitions];
     Oid tick[partitions];
     int64 generation;       // of the ring
@@ -32,12 +35,15 @@ struct relations {
     int current() const { return static_cast<int>(generation % partitions); }
 };
 
-// Those of this database, from a cache that is dropped when the ring moves on or the extension goes. Null when there is no
-// extension here.
+// Those of this database, from a cache that is dropped when the ring moves on or the extension goes or is updated. Null when there is
+// no extension here.
 const relations *find();
 
-// As find(), but raises an error.
+// As find(), but raises an error; also where the extension is newer than this library. It may be older: see version::require_same().
 const relations &require();
+
+// Forget what is known when this transaction commits, in all processes.
+void forget_everywhere();
 
 // Identifies this cluster and database. Rows that carry another value came with a restored dump: their transaction ids mean
 // nothing here.

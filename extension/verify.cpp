@@ -133,7 +133,7 @@ extern "C" {
 
 PG_FUNCTION_INFO_V1(outbox_compare);
 PGDLLEXPORT Datum outbox_compare(PG_FUNCTION_ARGS) {
-    storage::require();
+    version::require_same();
     if (PG_ARGISNULL(0))
         ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("sink must not be null"));
     verify::request request = {};

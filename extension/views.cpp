@@ -111,7 +111,9 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
     description = BlessTupleDesc(description);
     Datum values[2] = {};
     bool nulls[2] = {true, true};
-    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2) && !PG_ARGISNULL(3) && !PG_ARGISNULL(4)) {
+    // version 1.0 had no start_ms
+    bool has_start = PG_NARGS() > 4;
+    if (!PG_ARGISNULL(0) && !PG_ARGISNULL(1) && !PG_ARGISNULL(2) && !PG_ARGISNULL(3) && !(has_start && PG_ARGISNULL(4))) {
         int sink_id = PG_GETARG_INT32(0);
         int32 anchor = PG_GETARG_INT32(1);
         FullTransactionId xid = DatumGetFullTransactionId(PG_GETARG_DATUM(2));
@@ -129,7 +131,7 @@ PGDLLEXPORT Datum outbox_locate(PG_FUNCTION_ARGS) {
         if (!in_batch && (is_next(known->batch, sink_id, anchor, xid, found) || find_tick(sink_id, anchor, xid, found))) {
             known->batch = {};
             MemoryContextReset(known->context);
-            if (found.ms < PG_GETARG_INT64(4)) {
+            if (has_start && found.ms < PG_GETARG_INT64(4)) {
                 // in no batch of the sink; what all these have in common is not worth reading
                 values[0] = Int64GetDatum(found.ms);
                 nulls[0] = false;
@@ -304,11 +306,17 @@ PGDLLEXPORT Datum outbox_redis_url(PG_FUNCTION_ARGS) {
 
 PG_FUNCTION_INFO_V1(outbox_flush);
 PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
-    storage::require();
+    const storage::relations &relations = storage::require();
+    if (relations.fit != version::fit::same)
+        ereport(WARNING, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                errmsg("nothing is published: %s", version::message(relations.version)),
+                errhint("%s", version::hint(relations.fit)));
     int count = 1;
     int one = default_sink;
     int *ids = &one;
-    if (PG_ARGISNULL(1))
+    if (PG_NARGS() < 2)
+        ; // version 1.0 had one sink
+    else if (PG_ARGISNULL(1))
         ids = sinks::all(count);
     else if ((one = sinks::find(text_to_cstring(PG_GETARG_TEXT_PP(1)))) == 0)
         ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -3,6 +3,7 @@
 #include "bgworker/shared.hpp"
 #include "common/crash_point.hpp"
 #include "extension/pg.hpp"
+#include "extension/storage.hpp"
 
 namespace outbox {
 
@@ -58,9 +59,11 @@ void restart_at_end() { workers_stopped = true; }
 extern "C" {
 PG_FUNCTION_INFO_V1(outbox_wake);
 PGDLLEXPORT Datum outbox_wake(PG_FUNCTION_ARGS) {
-    if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0))
+    if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0)) {
         reload_at_commit();
-    else
+        if (creating_extension)
+            storage::forget_everywhere();
+    } else
         wake_at_commit();
     PG_RETURN_VOID();
 }

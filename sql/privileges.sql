@@ -8,16 +8,11 @@ BEGIN
         SELECT c.oid::pg_catalog.regclass AS name, c.relkind FROM pg_catalog.pg_class c
          WHERE c.relnamespace OPERATOR(pg_catalog.=) 'outbox'::pg_catalog.regnamespace
            AND c.relkind IN ('r', 'v', 'S')
+           -- an update shall not lock what it leaves as it is: everybody who emits would have to wait, or it for them
+           AND c.relowner OPERATOR(pg_catalog.<>) 'outbox_worker'::pg_catalog.regrole
     LOOP
         EXECUTE pg_catalog.format('ALTER %s %s OWNER TO outbox_worker',
             CASE object.relkind WHEN 'r' THEN 'TABLE' WHEN 'v' THEN 'VIEW' ELSE 'SEQUENCE' END, object.name);
-    END LOOP;
-    FOR object IN
-        SELECT p.oid::pg_catalog.regprocedure AS name FROM pg_catalog.pg_proc p
-         WHERE p.pronamespace OPERATOR(pg_catalog.=) 'outbox'::pg_catalog.regnamespace
-    LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', object.name);
-        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO outbox_worker', object.name);
     END LOOP;
 END
 $$;
@@ -31,6 +26,21 @@ ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
 
 GRANT USAGE ON SCHEMA outbox TO outbox_worker, outbox_emitter, outbox_reader, outbox_admin;
+
+-- with the owners that they have for good, so that an update leaves the same rights, down to those that a dump goes by
+DO $$
+DECLARE
+    object record;
+BEGIN
+    FOR object IN
+        SELECT p.oid::pg_catalog.regprocedure AS name FROM pg_catalog.pg_proc p
+         WHERE p.pronamespace OPERATOR(pg_catalog.=) 'outbox'::pg_catalog.regnamespace
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', object.name);
+        EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO outbox_worker', object.name);
+    END LOOP;
+END
+$$;
 
 GRANT EXECUTE ON FUNCTION
     outbox.emit(text, text, text, text, int, jsonb, text, timestamptz, uuid),

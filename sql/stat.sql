@@ -25,7 +25,7 @@ CREATE OR REPLACE VIEW outbox.stat_sink AS
     CROSS JOIN LATERAL (SELECT own.events + brought.events AS events, own.oldest) lag;
 COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
 COMMENT ON COLUMN outbox.stat_sink.state IS
-    'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled or no worker';
+    'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled, wrong version or no worker';
 COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed; an estimate beyond ten thousand';
 COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, in seconds; 0 when there is none';
 COMMENT ON COLUMN outbox.stat_sink.published IS 'events appended since the worker started';

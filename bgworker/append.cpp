@@ -103,7 +103,7 @@ bool dispatcher::may_be_there(const stream_state &stream, position where) const 
 // What is to be done with an event. `stop`: not in this chunk, its stream's tail must be dealt with first.
 dispatcher::verdict dispatcher::consider(const event_row &event, position where, stream_state *&stream, position &at,
                                          bool from_hold) {
-    if (filter_ && !filter_->takes(event.event_type, event.topic))
+    if (!event.is_for(sink_id_, filter_))
         return verdict::skip;
     stream = stream_of(event.topic);
     if (where <= stream->floor || is_settled(event))

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "bgworker/tick.hpp"
+#include "extension/sinks.hpp"
 #include "extension/storage.hpp"
 
 namespace outbox {
@@ -15,6 +16,12 @@ struct event_row {
     const pg_uuid_t *event_id;
     std::string_view event_type, topic;
     TimestampTz occurred_at;
+    int only_sink; // appended again for this sink alone; 0: an event for all
+
+    // Does the sink take it? `filter`, which may be null, is that of its tick. What is appended again was taken once.
+    bool is_for(int sink_id, const sinks::filter *filter) const {
+        return only_sink != 0 ? only_sink == sink_id : !filter || filter->takes(event_type, topic);
+    }
 
     // Only after load(): these may have to be fetched and decompressed, into the memory context that is current.
     std::string_view aggregate_type, aggregate_id, headers, payload;

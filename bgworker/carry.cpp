@@ -113,7 +113,7 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         const sinks::filter *filter = filters_.at(lost.ms);
         event_row event;
         while (reader_.where().n < seen.at.n && reader_.next(event))
-            if (!filter || filter->takes(event.event_type, event.topic)) {
+            if (event.is_for(sink_id_, filter)) {
                 stream = stream_of(event.topic);
                 last = {lost.ms, event.n};
                 id = *event.event_id;

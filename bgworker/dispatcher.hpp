@@ -102,6 +102,10 @@ class dispatcher {
     bool is_sinks_fault(const redisReply &reply);
     void accept_look();
     bool match_entries_of_others(int64 before_ms, position above);
+    struct candidate;
+    void add_candidate(candidate &of, int64 seq, bool known) const;
+    static void take_out(candidate &of, int64 seq);
+    void leave_out_upto(position above, HTAB *candidates);
     bool take_over(position marker, position settled, bool &refused);
 
     // -- retention.cpp

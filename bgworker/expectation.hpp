@@ -140,7 +140,7 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
         while (read < limit && (more = reader_.next(event))) {
             ++read;
             position where = {current.source.ms, event.n};
-            if (where <= before_start_ || (filter_ && !filter_->takes(event.event_type, event.topic)))
+            if (where <= before_start_ || !event.is_for(sink_id_, filter_))
                 continue;
             position at = where;
             for (int i = 0; i < move_count_; ++i)

@@ -112,8 +112,7 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
             position where = {current.ms, event.n};
             if (where > upto)
                 more = false;
-            else if (where >= stream.held_from && event.topic == stream.name() &&
-                     (!filter_ || filter_->takes(event.event_type, event.topic))) {
+            else if (where >= stream.held_from && event.topic == stream.name() && event.is_for(sink_id_, filter_)) {
                 hold_reader_.load(event);
                 more = visit(event, where);
             }

@@ -192,32 +192,74 @@ void dispatcher::accept_look() {
     pfree(streams);
 }
 
+// Events with one id: what was emitted, and what redrive() and replay() appended again. They are in the stream in the order of
+// their sequence numbers.
+struct dispatcher::candidate {
+    pg_uuid_t id; // the key of the table
+    int count;
+    int64 *seqs;
+};
+
+void dispatcher::add_candidate(candidate &of, int64 seq, bool known) const {
+    Size size = sizeof(int64) * static_cast<Size>(known ? of.count + 1 : 1);
+    of.seqs = static_cast<int64 *>(known ? repalloc(of.seqs, size) : MemoryContextAlloc(round_, size));
+    of.count = known ? of.count + 1 : 1;
+    of.seqs[of.count - 1] = seq;
+    std::sort(of.seqs, of.seqs + of.count);
+}
+
+void dispatcher::take_out(candidate &of, int64 seq) {
+    of.count = static_cast<int>(std::remove(of.seqs, of.seqs + of.count, seq) - of.seqs);
+}
+
+// What the sink has confirmed of the batch that its cursor is in looks for no entry: one behind the cursor that has the same id
+// is of another event. In a transaction.
+void dispatcher::leave_out_upto(position above, HTAB *candidates) {
+    tick last;
+    if (!first_tick_after(sink_id_, above.ms - 1, last) || last.ms != above.ms)
+        return;
+    reader_.open(last, predecessor(sink_id_, last).snapshot);
+    reader_.begin();
+    event_row event;
+    while (reader_.where().n < above.n && reader_.next(event))
+        if (auto *found = static_cast<candidate *>(hash_search(candidates, event.event_id, HASH_FIND, nullptr)))
+            take_out(*found, event.seq);
+    reader_.end();
+}
+
 // Another server of this lineage has appended what we do not know of, or this one before a crash. Entries above a position that are
 // events of ours, and in no tick before `before_ms`, are recorded as placed, so that they are not appended a second time.
 bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
     HASHCTL control = {};
     control.keysize = sizeof(pg_uuid_t);
-    control.entrysize = sizeof(state::event_key);
+    control.entrysize = sizeof(candidate);
     control.hcxt = round_;
     HTAB *candidates = hash_create("outbox unpublished events", 1024, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
     struct both {
         HTAB *candidates;
         dispatcher *self;
-    } to = {candidates, this};
+        bool twice;
+    } to = {candidates, this, false};
     begin_transaction();
     tick before;
     bool known = last_tick_before(sink_id_, before_ms, before) && before.anchor == storage::anchor();
     state::load_unpublished(
-        known ? before.snapshot : nullptr,
+        sink_id_, known ? before.snapshot : nullptr,
         [](void *argument, const state::event_key &key, std::string_view event_type, std::string_view topic) {
             auto *into = static_cast<both *>(argument);
-            if (!into->self->filters_.ever_take(event_type, topic))
+            if (!into->self->filters_.ever_take(event_type, topic) ||
+                hash_search(into->self->settled_, &key, HASH_FIND, nullptr))
                 return;
-            *static_cast<state::event_key *>(hash_search(into->candidates, &key.id, HASH_ENTER, nullptr)) = key;
+            bool found;
+            auto *first = static_cast<candidate *>(hash_search(into->candidates, &key.id, HASH_ENTER, &found));
+            into->twice = into->twice || found;
+            into->self->add_candidate(*first, key.seq, found);
             into->self->stream_of(topic); // a topic that a restored database has no tail for
         },
         &to);
+    if (to.twice)
+        leave_out_upto(above, candidates);
     commit_transaction();
 
     int64 placed = 0;
@@ -248,11 +290,13 @@ bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
                 }
                 if (!read_event_id(*page.element[k], id.data))
                     continue;
-                auto *ours = static_cast<state::event_key *>(hash_search(candidates, &id, HASH_FIND, nullptr));
-                if (!ours)
+                auto *found = static_cast<candidate *>(hash_search(candidates, &id, HASH_FIND, nullptr));
+                if (!found || found->count == 0)
                     continue;
-                state::add_placed(sink_id_, *ours, streams[i]->name(), from);
-                settle(*ours);
+                const state::event_key ours = {id, found->seqs[0]};
+                take_out(*found, ours.seq);
+                state::add_placed(sink_id_, ours, streams[i]->name(), from);
+                settle(ours);
                 last_ms_ = std::max(last_ms_, from.ms);
                 ++placed;
             }

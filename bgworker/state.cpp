@@ -238,7 +238,8 @@ void save_stream(int sink_id, const stream_state &stream) {
 
 void load_settled(int sink_id, key_callback add, void *to) {
     uint64 rows = run("SELECT event_id, seq FROM outbox.placed WHERE sink_id = $1 UNION "
-                      "SELECT event_id, seq FROM outbox.dead_letter WHERE sink_id = $1",
+                      "SELECT event_id, seq FROM outbox.dead_letter WHERE sink_id = $1 UNION "
+                      "SELECT event_id, seq FROM outbox.settled_letter WHERE sink_id = $1",
                       {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i)
         add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 2))});
@@ -293,14 +294,16 @@ void add_dead_letter(int sink_id, const event_row &event, position where, const 
              of(std::string_view(stream.error)), time_or_null(stream.failed_at), of(event.seq)});
 }
 
-void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to) {
+void load_unpublished(int sink_id, const stored_snapshot *published, candidate_callback add, void *to) {
     std::pair<Oid, Datum> snapshot = {PG_SNAPSHOTOID, PointerGetDatum(published)};
     uint64 rows = published
                       ? run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq, event_type FROM outbox.stored_event "
-                            "WHERE anchor = $2 AND xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(xid, $1)",
-                            {snapshot, of(storage::anchor())})
-                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq, event_type FROM outbox.stored_event",
-                            {});
+                            "WHERE anchor = $2 AND xid >= pg_snapshot_xmin($1) AND NOT pg_visible_in_snapshot(xid, $1) "
+                            "AND (sink_id IS NULL OR sink_id = $3)",
+                            {snapshot, of(storage::anchor()), of(sink_id)})
+                      : run("SELECT event_id, coalesce(topic, split_part(event_type, '.', 1)), seq, event_type FROM outbox.stored_event "
+                            "WHERE sink_id IS NULL OR sink_id = $1",
+                            {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i) {
         text *topic = DatumGetTextPP(column(i, 2)), *event_type = DatumGetTextPP(column(i, 4));
         add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 3))}, view_of(event_type), view_of(topic));
@@ -399,8 +402,8 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
     ArrayType *array = construct_array(wanted, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
     // one pass over the events, however many ids there are; the rest is done for those found
     uint64 rows = run("SELECT e.event_id, t.topic, CASE WHEN p.ms IS NOT NULL OR ((l.ms, l.n) >= (k.start_ms, k.start_n) "
-                      "AND outbox.takes($1, l.ms, e.event_type, t.topic)) "
-                      "THEN COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n) END, d.event_id IS NOT NULL "
+                      "AND CASE WHEN e.sink_id IS NULL THEN outbox.takes($1, l.ms, e.event_type, t.topic) ELSE e.sink_id = $1 END) "
+                      "THEN COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n) END, d.event_id IS NOT NULL OR g.event_id IS NOT NULL "
                       "FROM outbox.stored_event e "
                       "CROSS JOIN (SELECT start_ms, start_n FROM outbox.sink WHERE id = $1) k "
                       "CROSS JOIN LATERAL (SELECT COALESCE(e.topic, split_part(e.event_type, '.', 1)) AS topic) t "
@@ -409,6 +412,7 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
                       "LEFT JOIN LATERAL (SELECT max(to_ms) AS to_ms FROM outbox.move WHERE sink_id = $1 AND ms = l.ms "
                       "AND topic = t.topic AND l.n BETWEEN n AND upto_n) m ON true "
                       "LEFT JOIN outbox.dead_letter d ON d.sink_id = $1 AND d.event_id = e.event_id AND d.seq = e.seq "
+                      "LEFT JOIN outbox.settled_letter g ON g.sink_id = $1 AND g.event_id = e.event_id AND g.seq = e.seq "
                       "WHERE e.event_id = ANY ($2)",
                       {of(sink_id), {UUIDARRAYOID, PointerGetDatum(array)}});
     for (uint64 i = 0; i < rows; ++i) {

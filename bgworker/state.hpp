@@ -92,7 +92,7 @@ void add_dead_letter(int sink_id, const event_row &event, position where, const 
 
 // Event ids and topics that the snapshot does not see; the worker asks when Redis is ahead of this database.
 using candidate_callback = void (*)(void *to, const event_key &key, std::string_view event_type, std::string_view topic);
-void load_unpublished(const stored_snapshot *published, candidate_callback add, void *to);
+void load_unpublished(int sink_id, const stored_snapshot *published, candidate_callback add, void *to);
 
 // Anchors other than ours that have events, and the end of their transactions.
 using anchor_callback = void (*)(void *to, int32 anchor, FullTransactionId last);

@@ -6,10 +6,10 @@
 #include "extension/event_type.hpp"
 #include "extension/pg.hpp"
 #include "extension/printable.hpp"
+#include "extension/record.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 #include "extension/uuid.hpp"
-#include "extension/wake.hpp"
 
 #include "bgworker/shared.hpp"
 
@@ -220,25 +220,6 @@ static void warn_without_worker() {
     warned = true;
 }
 
-// Opens the partition that is written to now. The lock may have waited for the worker to move on or for DROP EXTENSION, so
-// what was looked up before it is checked after it.
-static Relation open_current() {
-    for (;;) {
-        const storage::relations &before = storage::require();
-        int64 generation = before.generation;
-        // DROP EXTENSION comes by the sequence before the partitions; in the same order neither can wait for the other.
-        LockRelationOid(before.event_seq, RowExclusiveLock);
-        Oid table = before.event[before.current()];
-        Relation target = storage::open_for_append(table);
-        const storage::relations &after = storage::require();
-        if (target && after.generation == generation && after.event[after.current()] == table)
-            return target;
-        if (target)
-            table_close(target, NoLock);
-        CHECK_FOR_INTERRUPTS();
-    }
-}
-
 static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     using namespace storage;
 
@@ -303,18 +284,10 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     pg_uuid_t *event_id =
         PG_ARGISNULL(event_id_arg) ? new_event_id() : PG_GETARG_UUID_P(event_id_arg);
     values[event_column::event_id] = UUIDPGetDatum(event_id);
-    values[event_column::anchor] = Int32GetDatum(anchor());
-
-    // The transaction id before the partition: whoever gets one after a tick of the new partition sees that the ring has moved on,
-    // so what is in the old one is below that tick's xmax. And before the sequence number: within a batch, seq must not run ahead.
-    values[event_column::xid] = FullTransactionIdGetDatum(GetTopFullTransactionId());
-    Relation target = open_current();
-    values[event_column::seq] = Int64GetDatum(next_seq(require()));
-    append(target, values, nulls);
-    table_close(target, NoLock);
+    nulls[event_column::sink_id] = true;
+    record_event(values, nulls);
     OUTBOX_CRASH_POINT("inserted");
 
-    wake_at_commit();
     warn_without_worker();
     return UUIDPGetDatum(event_id);
 }

@@ -166,7 +166,7 @@ struct lag_count {
 };
 
 // Adds the events of a batch behind index n. False when the count is full.
-static bool count(batch_reader &reader, const sinks::filters &filters, const tick &current, const stored_snapshot *previous,
+static bool count(batch_reader &reader, int sink_id, const sinks::filters &filters, const tick &current, const stored_snapshot *previous,
                   int64 n, lag_count &result) {
     const sinks::filter *filter = filters.at(current.ms);
     reader.open(current, previous);
@@ -179,7 +179,7 @@ static bool count(batch_reader &reader, const sinks::filters &filters, const tic
         ++result.read;
         if (result.first_seq == 0)
             result.first_seq = event.seq;
-        if (filter && !filter->takes(event.event_type, event.topic))
+        if (!event.is_for(sink_id, filter))
             continue;
         ++result.events;
         if (result.oldest == 0 || event.occurred_at < result.oldest)
@@ -204,7 +204,7 @@ static lag_count count_lag(int sink_id, int64 ms, int64 n) {
     bool room = true;
     // First what is in ticks, batch by batch.
     for (int64 behind = ms - 1; room && first_tick_after(sink_id, behind, current); behind = current.ms)
-        room = count(reader, filters, current, predecessor(sink_id, current).snapshot, current.ms == ms ? n : -1, result);
+        room = count(reader, sink_id, filters, current, predecessor(sink_id, current).snapshot, current.ms == ms ? n : -1, result);
     if (room) {
         // Then what has committed since the last of them.
         tick now;
@@ -213,7 +213,7 @@ static lag_count count_lag(int sink_id, int64 ms, int64 n) {
         PushActiveSnapshot(GetLatestSnapshot());
         now.snapshot = active_snapshot();
         PopActiveSnapshot();
-        room = count(reader, filters, now, predecessor(sink_id, now).snapshot, -1, result);
+        room = count(reader, sink_id, filters, now, predecessor(sink_id, now).snapshot, -1, result);
     }
     if (!room)
         // of the rest as many as of those that were read

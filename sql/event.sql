@@ -104,19 +104,23 @@ CREATE OR REPLACE VIEW outbox.sink_event AS
                         ORDER BY m.to_ms DESC LIMIT 1) m ON true
     CROSS JOIN LATERAL (SELECT COALESCE(p.ms, m.to_ms, l.ms) AS ms, COALESCE(p.n, l.n) AS n) at
     LEFT JOIN outbox.dead_letter d ON d.sink_id = c.sink_id AND d.event_id = e.event_id AND d.seq = e.seq
+    LEFT JOIN outbox.settled_letter g ON g.sink_id = c.sink_id AND g.event_id = e.event_id AND g.seq = e.seq
     LEFT JOIN outbox.stream s ON s.sink_id = c.sink_id AND s.topic = t.topic AND s.held_ms IS NOT NULL
     CROSS JOIN LATERAL (SELECT CASE
                WHEN d.event_id IS NOT NULL THEN 'dead_letter'
+               WHEN g.event_id IS NOT NULL THEN g.outcome
                WHEN p.event_id IS NOT NULL THEN 'published'
                WHEN (l.ms, COALESCE(l.n, -1)) < (k.start_ms, k.start_n) THEN 'filtered'
-               WHEN NOT outbox.takes(c.sink_id, l.ms, e.event_type, t.topic) THEN 'filtered'
+               WHEN e.sink_id IS NULL AND NOT outbox.takes(c.sink_id, l.ms, e.event_type, t.topic) THEN 'filtered'
                WHEN l.ms IS NULL THEN 'pending'
                WHEN (l.ms, l.n) > (c.ms, c.n) THEN CASE WHEN l.ms <= c.tick_ms THEN 'processing' ELSE 'pending' END
                WHEN (l.ms, l.n) >= (s.held_ms, s.held_n) THEN 'failed'
-               ELSE 'published' END AS status) st;
-COMMENT ON VIEW outbox.sink_event IS 'one row for each sink and retained event, with what became of it there';
+               ELSE 'published' END AS status) st
+    -- an event that was redriven has another row, with its new place
+    WHERE (e.sink_id IS NULL OR e.sink_id = c.sink_id) AND g.outcome IS DISTINCT FROM 'redriven';
+COMMENT ON VIEW outbox.sink_event IS 'one row for each sink and retained event, with what became of it there; one more for each time that outbox.replay() appended it again';
 COMMENT ON COLUMN outbox.sink_event.status IS
-    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, or filtered: not for this sink, as its filters or its start say';
+    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, discarded, or filtered: not for this sink, as its filters or its start say';
 COMMENT ON COLUMN outbox.sink_event.position IS 'its entry ID in the stream; null until the event is in a tick';
 COMMENT ON COLUMN outbox.sink_event.published_at IS 'when the sink was first known to have confirmed it';
 
@@ -126,6 +130,6 @@ CREATE OR REPLACE VIEW outbox.event AS
     FROM outbox.sink_event WHERE sink_id = 1;
 COMMENT ON VIEW outbox.event IS 'one row for each retained event, with what became of it in the sink "default"; for other sinks see outbox.sink_event';
 COMMENT ON COLUMN outbox.event.status IS
-    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, or filtered: not for this sink';
+    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, discarded, or filtered: not for this sink';
 COMMENT ON COLUMN outbox.event.position IS 'its entry ID in the stream; null until the event is in a tick';
 COMMENT ON COLUMN outbox.event.published_at IS 'when the sink was first known to have confirmed it';

@@ -22,6 +22,8 @@ ALTER FUNCTION outbox.restored_lag(int) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.alter_sink(text, text, text[], text[]) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.drop_sink(text, boolean) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.discard(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
 
@@ -55,6 +57,8 @@ GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor
     outbox.tick TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text),
     outbox.alter_sink(text, text, text[], text[]), outbox.drop_sink(text, boolean) TO outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz),
+    outbox.discard(uuid, text, text, text, timestamptz, timestamptz) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean),
     outbox.compare(text, timestamptz, timestamptz), outbox.verify(text, timestamptz, timestamptz) TO outbox_admin;
 

@@ -29,10 +29,12 @@ BEGIN
                 aggregate_type text,
                 aggregate_id text,
                 headers text,
-                payload text NOT NULL
+                payload text NOT NULL,
+                sink_id int
             );
             CREATE INDEX event_%1$s_xid_seq ON outbox.event_%1$s (xid, seq);
             COMMENT ON TABLE outbox.event_%1$s IS 'a partition of the retained events; read outbox.event instead';
+            COMMENT ON COLUMN outbox.event_%1$s.sink_id IS 'appended again, by outbox.redrive() or outbox.replay(), for this sink alone; null: for all';
             CREATE TABLE outbox.tick_%1$s (
                 sink_id int NOT NULL,
                 anchor int NOT NULL,
@@ -187,6 +189,20 @@ COMMENT ON COLUMN outbox.dead_letter.error IS 'what the last attempt was answere
 COMMENT ON COLUMN outbox.dead_letter.failed_at IS 'when the first attempt failed';
 COMMENT ON COLUMN outbox.dead_letter.dead_at IS 'when it was given up';
 
+-- Kept while their events are: whatever is sent or compared again must leave them out.
+CREATE TABLE outbox.settled_letter (
+    sink_id int NOT NULL,
+    event_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    outcome text NOT NULL,
+    position text NOT NULL,
+    dead_at timestamptz NOT NULL,
+    settled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (sink_id, event_id, seq)
+);
+COMMENT ON TABLE outbox.settled_letter IS 'dead letters that were redriven or discarded';
+COMMENT ON COLUMN outbox.settled_letter.position IS 'where the event would have been in its stream';
+
 SELECT pg_catalog.pg_extension_config_dump('outbox.event_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.ring', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_definition', '');
@@ -198,3 +214,4 @@ SELECT pg_catalog.pg_extension_config_dump('outbox.stream', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.move', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.placed', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox.settled_letter', '');

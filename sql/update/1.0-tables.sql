@@ -48,3 +48,36 @@ COMMENT ON TABLE outbox.sink_filter IS 'what each sink takes, from which tick on
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_filter', '');
+
+DO $$
+DECLARE
+    i int;
+BEGIN
+    FOR i IN 0..7 LOOP
+        EXECUTE pg_catalog.format('ALTER TABLE outbox.event_%s ADD COLUMN sink_id int', i);
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN outbox.event_%s.sink_id IS %L', i,
+            'appended again, by outbox.redrive() or outbox.replay(), for this sink alone; null: for all');
+    END LOOP;
+END
+$$;
+CREATE OR REPLACE VIEW outbox.stored_event AS
+    SELECT * FROM outbox.event_0 UNION ALL SELECT * FROM outbox.event_1
+    UNION ALL SELECT * FROM outbox.event_2 UNION ALL SELECT * FROM outbox.event_3
+    UNION ALL SELECT * FROM outbox.event_4 UNION ALL SELECT * FROM outbox.event_5
+    UNION ALL SELECT * FROM outbox.event_6 UNION ALL SELECT * FROM outbox.event_7;
+
+-- Kept while their events are: whatever is sent or compared again must leave them out.
+CREATE TABLE outbox.settled_letter (
+    sink_id int NOT NULL,
+    event_id uuid NOT NULL,
+    seq bigint NOT NULL,
+    outcome text NOT NULL,
+    position text NOT NULL,
+    dead_at timestamptz NOT NULL,
+    settled_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (sink_id, event_id, seq)
+);
+COMMENT ON TABLE outbox.settled_letter IS 'dead letters that were redriven or discarded';
+COMMENT ON COLUMN outbox.settled_letter.position IS 'where the event would have been in its stream';
+
+SELECT pg_catalog.pg_extension_config_dump('outbox.settled_letter', '');

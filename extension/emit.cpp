@@ -3,6 +3,7 @@
 #include "common/crash_point.hpp"
 #include "common/plain_json.hpp"
 #include "extension/clock.hpp"
+#include "extension/delayed.hpp"
 #include "extension/event_type.hpp"
 #include "extension/pg.hpp"
 #include "extension/printable.hpp"
@@ -20,7 +21,7 @@ constexpr int max_headers_length = 65536;  // bytes
 
 // The arguments' places in all three overloads.
 enum argument { event_type_arg, payload_arg, aggregate_id_arg, aggregate_type_arg, version_arg, headers_arg, topic_arg,
-                occurred_at_arg, event_id_arg };
+                occurred_at_arg, event_id_arg, deliver_at_arg };
 
 // 0001-01-01 and the end of 9999, the years that RFC 3339 can write, as PostgreSQL counts.
 static const TimestampTz first_instant =
@@ -212,23 +213,12 @@ static void warn_without_worker() {
     warned = true;
 }
 
-// Opens the partition that is written to now. The lock may have waited for the worker to move on or for DROP EXTENSION, so
-// what was looked up before it is checked after it.
-static Relation open_current() {
-    for (;;) {
-        const storage::relations &before = storage::require();
-        int64 generation = before.generation;
-        // DROP EXTENSION comes by the sequence before the partitions; in the same order neither can wait for the other.
-        LockRelationOid(before.event_seq, RowExclusiveLock);
-        Oid table = before.event[before.current()];
-        Relation target = storage::open_for_append(table);
-        const storage::relations &after = storage::require();
-        if (target && after.generation == generation && after.event[after.current()] == table)
-            return target;
-        if (target)
-            table_close(target, NoLock);
-        CHECK_FOR_INTERRUPTS();
-    }
+// The functions of version 1.0 call with fewer arguments, until ALTER EXTENSION UPDATE.
+static bool is_delayed(FunctionCallInfo fcinfo, TimestampTz &deliver_at) {
+    if (PG_NARGS() <= deliver_at_arg || PG_ARGISNULL(deliver_at_arg))
+        return false;
+    deliver_at = PG_GETARG_TIMESTAMPTZ(deliver_at_arg);
+    return is_later(deliver_at);
 }
 
 static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
@@ -296,6 +286,13 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
         PG_ARGISNULL(event_id_arg) ? new_event_id() : PG_GETARG_UUID_P(event_id_arg);
     values[event_column::event_id] = UUIDPGetDatum(event_id);
     values[event_column::anchor] = Int32GetDatum(anchor());
+
+    TimestampTz deliver_at;
+    if (is_delayed(fcinfo, deliver_at)) {
+        append_delayed(values, nulls, deliver_at);
+        warn_without_worker();
+        return UUIDPGetDatum(event_id);
+    }
 
     // The transaction id before the partition: whoever gets one after a tick of the new partition sees that the ring has moved on,
     // so what is in the old one is below that tick's xmax. And before the sequence number: within a batch, seq must not run ahead.

@@ -98,8 +98,10 @@ static void on_utility(PlannedStmt *statement, const char *text, bool read_only_
     }
     bool prepared = is_commit_prepared(command);
     proceed();
-    if (prepared)
+    if (prepared) {
         shared::wake_workers(MyDatabaseId);
+        shared::expect_due(MyDatabaseId, 0); // what it has emitted is known to the one who prepared it
+    }
 }
 
 void define_database_ddl() {

@@ -535,6 +535,9 @@ void dispatcher::wait(int ms) {
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
     if (link_.is_open())
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
+    if (delivers_)
+        // rounded up: a millisecond too early is a look for nothing
+        ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), shared::next_due(slot_))));
     link_.wait_for_latch(std::max(ms, 1));
 }
 
@@ -573,15 +576,29 @@ void dispatcher::run() {
             continue;
         }
         uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
-        if (!sink_known_)
+        if (!sink_known_) {
             shared::listen(slot_, true); // to the first event of all
+            shared::expect_no_due(slot_);
+            looked_for_due_ = false;
+        }
         if (!sink_known_ && !load_sink()) {
             pg_atomic_write_u64(&slot_->flush_done, asked); // nothing was ever emitted
             set_state(worker_state::idle);
+            delivers_ = false;
             wait(settings::poll_interval);
             continue;
         }
         bool restored = sink_.anchor != storage::anchor();
+        delivers_ = !restored;
+        if (restored) {
+            looked_for_due_ = false;
+        } else if (deliver_due()) {
+            continue;
+        } else if (!looked_for_due_) {
+            // Before the first look at Redis: what a predecessor has moved and published is then known here as well, by its id.
+            wait(settings::poll_interval);
+            continue;
+        }
         if (restored || sink_.paused || !settings::enabled) {
             if (restored && stats_.state != worker_state::restored)
                 ereport(LOG,

@@ -108,6 +108,11 @@ class dispatcher {
     void leave_out_upto(position above, HTAB *candidates);
     bool take_over(position marker, position settled, bool &refused);
 
+    // -- deliver.cpp: delayed events that are due
+    bool deliver_due();
+    bool move_due(TimestampTz now, int &moved);
+    void sweep_delayed();
+
     // -- retention.cpp
     void turn_ring();
     bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count);
@@ -192,6 +197,11 @@ class dispatcher {
     carried_tick carried_;                     // that tick, where the marker may carry it until then
     uint64 flush_asked_ = 0;
     int64 flush_ms_ = 0;
+
+    bool delivers_ = false;            // delayed events are this worker's business, too
+    bool looked_for_due_ = false;      // there was none left that is due, once at least
+    TimestampTz looked_for_due_at_ = 0;
+    int due_delay_ = 0; // ms until an event is tried again that somebody else has locked
 
     int failures_ = 0; // in a row
     TimestampTz retry_at_ = 0;

@@ -77,6 +77,7 @@ static void start_memory() {
         shm->slots = settings::max_workers;
         for (int i = 0; i < shm->slots; ++i) {
             pg_atomic_init_u32(&shm->worker[i].woken, 0);
+            pg_atomic_init_u64(&shm->worker[i].next_due, 0);
             pg_atomic_init_u64(&shm->worker[i].flush_requested, 0);
             pg_atomic_init_u64(&shm->worker[i].flush_done, 0);
         }
@@ -109,6 +110,37 @@ void wake_workers(Oid database) {
     for (int i = 0; i < shm->slots; ++i)
         if (shm->worker[i].database == database)
             wake(shm->worker[i]);
+    LWLockRelease(shm->lock);
+}
+
+// True when it is earlier than what was expected.
+static bool advance_due(slot &target, TimestampTz due) {
+    uint64 wanted = static_cast<uint64>(due), expected = pg_atomic_read_u64(&target.next_due);
+    while (wanted < expected)
+        if (pg_atomic_compare_exchange_u64(&target.next_due, &expected, wanted))
+            return true;
+    return false;
+}
+
+TimestampTz next_due(slot *own) { return static_cast<TimestampTz>(pg_atomic_read_u64(&own->next_due)); }
+
+void expect_due(slot *own, TimestampTz due) { advance_due(*own, due); }
+
+void expect_no_due(slot *own) {
+    // with a barrier: who commits before this is seen by the look that follows, who commits after it says so
+    pg_atomic_exchange_u64(&own->next_due, static_cast<uint64>(PG_INT64_MAX));
+}
+
+void expect_due(Oid database, TimestampTz due) {
+    if (!shm)
+        return;
+    LWLockAcquire(shm->lock, LW_SHARED);
+    for (int i = 0; i < shm->slots; ++i) {
+        slot &target = shm->worker[i];
+        // also while it listens to no commits: they cannot end a sleep that this must
+        if (target.database == database && advance_due(target, due) && target.latch)
+            SetLatch(target.latch);
+    }
     LWLockRelease(shm->lock);
 }
 
@@ -204,6 +236,7 @@ slot *attach(int index, Oid database, int sink_id) {
         own.reload = true;
         own.served = false;
         pg_atomic_write_u32(&own.woken, 1);
+        pg_atomic_write_u64(&own.next_due, 0); // look first
     }
     LWLockRelease(shm->lock);
     if (!ours)

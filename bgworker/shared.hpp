@@ -37,6 +37,7 @@ struct slot {
     pg_atomic_uint32 woken; // a commit has set the latch since the worker began to listen, or it does not listen
     bool reload;            // look at the sink's row again
     bool served;            // this worker has got as far as Redis, so the next one need not wait long to start
+    pg_atomic_uint64 next_due; // when the next delayed event is due, as far as is known: until then the worker may sleep
     pg_atomic_uint64 flush_requested;
     pg_atomic_uint64 flush_done;
     worker_stats stats;
@@ -63,6 +64,7 @@ void request(); // at load time: reserve the memory
 // From the commit callback; none of them can fail.
 void wake_workers(Oid database);
 void request_reload(Oid database);
+void expect_due(Oid database, TimestampTz due); // a delayed event has been committed
 void request_look(); // there may be a new database
 
 // Can an event emitted now count on a worker?
@@ -77,6 +79,10 @@ void publish(slot *own, const worker_stats &stats);
 // Shall the next commit set the latch? To be said before looking for events. While the worker does not listen, no commit pays for
 // waking it.
 void listen(slot *own, bool wanted);
+// When is the next delayed event due? The worker says that it does not know of any before it looks for them.
+TimestampTz next_due(slot *own);
+void expect_no_due(slot *own);
+void expect_due(slot *own, TimestampTz due); // unless it is expected earlier already
 // Was the worker asked to read its sink's row again since the last call?
 bool take_reload(slot *own);
 

@@ -1,5 +1,6 @@
 #include "bgworker/state.hpp"
 
+#include "extension/delayed.hpp"
 #include "extension/storage.hpp"
 
 namespace outbox::state {
@@ -111,6 +112,9 @@ void keep_ring() {
 }
 
 bool has_native_events() {
+    if (OidIsValid(delayed_partition(0)) &&
+        execute("SELECT FROM outbox.delayed WHERE anchor = $1 LIMIT 1", {of(storage::anchor())}) > 0)
+        return true;
     return execute("SELECT FROM outbox.stored_event WHERE anchor = $1 LIMIT 1", {of(storage::anchor())}) > 0;
 }
 

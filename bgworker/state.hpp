@@ -48,7 +48,7 @@ void keep_default_sink();
 const stored_snapshot *last_snapshot_in(int sink_id, int partition);
 TimestampTz generation_start(int64 generation); // when the ring moved on to it; 0 when it has not
 void keep_ring(); // it begins to turn with the first worker
-bool has_native_events();
+bool has_native_events(); // or delayed ones
 void clear_take_over(int sink_id);
 void set_used(int sink_id);
 

@@ -3,6 +3,7 @@
 #include "common/crash_point.hpp"
 #include "common/plain_json.hpp"
 #include "extension/clock.hpp"
+#include "extension/delayed.hpp"
 #include "extension/event_type.hpp"
 #include "extension/pg.hpp"
 #include "extension/printable.hpp"
@@ -20,7 +21,7 @@ constexpr int max_headers_length = 65536;  // bytes
 
 // The arguments' places in all three overloads.
 enum argument { event_type_arg, payload_arg, aggregate_id_arg, aggregate_type_arg, version_arg, headers_arg, topic_arg,
-                occurred_at_arg, event_id_arg };
+                occurred_at_arg, event_id_arg, deliver_at_arg };
 
 // 0001-01-01 and the end of 9999, the years that RFC 3339 can write, as PostgreSQL counts.
 static const TimestampTz first_instant =
@@ -220,6 +221,14 @@ static void warn_without_worker() {
     warned = true;
 }
 
+// The functions of version 1.0 call with fewer arguments, until ALTER EXTENSION UPDATE.
+static bool is_delayed(FunctionCallInfo fcinfo, TimestampTz &deliver_at) {
+    if (PG_NARGS() <= deliver_at_arg || PG_ARGISNULL(deliver_at_arg))
+        return false;
+    deliver_at = PG_GETARG_TIMESTAMPTZ(deliver_at_arg);
+    return is_later(deliver_at);
+}
+
 static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     using namespace storage;
 
@@ -285,6 +294,14 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
         PG_ARGISNULL(event_id_arg) ? new_event_id() : PG_GETARG_UUID_P(event_id_arg);
     values[event_column::event_id] = UUIDPGetDatum(event_id);
     nulls[event_column::sink_id] = true;
+    values[event_column::anchor] = Int32GetDatum(anchor());
+
+    TimestampTz deliver_at;
+    if (is_delayed(fcinfo, deliver_at)) {
+        append_delayed(values, nulls, deliver_at);
+        warn_without_worker();
+        return UUIDPGetDatum(event_id);
+    }
     record_event(values, nulls);
     OUTBOX_CRASH_POINT("inserted");
 

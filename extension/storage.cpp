@@ -153,6 +153,24 @@ partition open_ticks(const relations &relations, int number) {
 
 Relation open_for_append(Oid table) { return try_relation_open(table, RowExclusiveLock); }
 
+// The lock may have waited for the worker to move on or for DROP EXTENSION, so what was looked up before it is checked after it.
+Relation open_current() {
+    for (;;) {
+        const relations &before = require();
+        int64 generation = before.generation;
+        // DROP EXTENSION comes by the sequence before the partitions; in the same order neither can wait for the other.
+        LockRelationOid(before.event_seq, RowExclusiveLock);
+        Oid table = before.event[before.current()];
+        Relation target = open_for_append(table);
+        const relations &after = require();
+        if (target && after.generation == generation && after.event[after.current()] == table)
+            return target;
+        if (target)
+            table_close(target, NoLock);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
 void append(Relation table, const Datum *values, const bool *nulls) {
     TupleDesc description = RelationGetDescr(table);
     TupleTableSlot *slot = MakeSingleTupleTableSlot(description, &TTSOpsVirtual);

@@ -66,6 +66,9 @@ partition open_ticks(const relations &relations, int number);
 // after ROLLBACK TO, and without it TRUNCATE could pass a row that nobody has read.
 Relation open_for_append(Oid table);
 
+// Opens the event partition that is written to now, for the same. The transaction has its id by then (see emit.cpp).
+Relation open_current();
+
 // Appends a row, also to every index that wants it.
 void append(Relation table, const Datum *values, const bool *nulls);
 

@@ -8,6 +8,7 @@
 namespace outbox {
 
 static bool wake_wanted = false;
+static TimestampTz first_due = PG_INT64_MAX; // of the delayed events of this transaction
 static bool reload_wanted = false;
 static bool look_wanted = false;
 static bool workers_stopped = false;
@@ -32,6 +33,8 @@ static void at_end(XactEvent event, void *) {
             shared::request_reload(MyDatabaseId);
         else if (wake_wanted)
             shared::wake_workers(MyDatabaseId);
+        if (first_due != PG_INT64_MAX)
+            shared::expect_due(MyDatabaseId, first_due);
         if (look_wanted)
             shared::request_look();
         break;
@@ -44,11 +47,14 @@ static void at_end(XactEvent event, void *) {
     if (workers_stopped)
         shared::restart_workers(MyDatabaseId);
     wake_wanted = reload_wanted = look_wanted = workers_stopped = false;
+    first_due = PG_INT64_MAX;
 }
 
 void define_wake() { RegisterXactCallback(at_end, nullptr); }
 
 void wake_at_commit() { wake_wanted = true; }
+
+void deliver_at_commit(TimestampTz due) { first_due = std::min(first_due, due); }
 
 void reload_at_commit() { reload_wanted = true; }
 

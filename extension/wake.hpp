@@ -1,6 +1,8 @@
 // Waking the workers when a transaction commits.
 #pragma once
 
+#include "extension/pg.hpp"
+
 namespace outbox {
 
 // Register the transaction callback, once, at load time.
@@ -8,6 +10,9 @@ void define_wake();
 
 // This transaction emitted: wake this database's workers when it has committed.
 void wake_at_commit();
+
+// This transaction emitted an event that is due at that time: no worker shall sleep for longer.
+void deliver_at_commit(TimestampTz due);
 
 // This transaction changed a sink or created the extension: they shall look again.
 void reload_at_commit();

@@ -7,12 +7,12 @@ BEGIN
     FOR object IN
         SELECT c.oid::pg_catalog.regclass AS name, c.relkind FROM pg_catalog.pg_class c
          WHERE c.relnamespace OPERATOR(pg_catalog.=) 'outbox'::pg_catalog.regnamespace
-           AND c.relkind IN ('r', 'v', 'S')
+           AND c.relkind IN ('r', 'p', 'v', 'S')
            -- an update shall not lock what it leaves as it is: everybody who emits would have to wait, or it for them
            AND c.relowner OPERATOR(pg_catalog.<>) 'outbox_worker'::pg_catalog.regrole
     LOOP
         EXECUTE pg_catalog.format('ALTER %s %s OWNER TO outbox_worker',
-            CASE object.relkind WHEN 'r' THEN 'TABLE' WHEN 'v' THEN 'VIEW' ELSE 'SEQUENCE' END, object.name);
+            CASE object.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, object.name);
     END LOOP;
 END
 $$;
@@ -24,6 +24,7 @@ ALTER FUNCTION outbox.alter_sink(text, text, text[], text[]) OWNER TO outbox_wor
 ALTER FUNCTION outbox.drop_sink(text, boolean) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.discard(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.cancel(uuid) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
 
@@ -45,16 +46,18 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION
-    outbox.emit(text, text, text, text, int, jsonb, text, timestamptz, uuid),
-    outbox.emit(text, json, text, text, int, jsonb, text, timestamptz, uuid),
-    outbox.emit(text, jsonb, text, text, int, jsonb, text, timestamptz, uuid)
+    outbox.emit(text, text, text, text, int, jsonb, text, timestamptz, uuid, timestamptz),
+    outbox.emit(text, json, text, text, int, jsonb, text, timestamptz, uuid, timestamptz),
+    outbox.emit(text, jsonb, text, text, int, jsonb, text, timestamptz, uuid, timestamptz)
     TO outbox_emitter;
+GRANT EXECUTE ON FUNCTION outbox.cancel(uuid) TO outbox_emitter, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint, bigint), outbox.takes(int, bigint, text, text), outbox.lag(int, bigint, bigint),
     outbox.restored_lag(int), outbox.verify_state(), outbox.metrics() TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,
     outbox.tick TO outbox_reader, outbox_admin;
+GRANT SELECT ON outbox.delayed_event, outbox.stat_delayed TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text),
     outbox.alter_sink(text, text, text[], text[]), outbox.drop_sink(text, boolean) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz),

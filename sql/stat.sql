@@ -45,7 +45,8 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
     storage AS (
         SELECT d.label, sum(pg_total_relation_size(c.oid)) AS bytes
           FROM pg_class c CROSS JOIN database d
-         WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r' AND c.relname ~ '^(event|tick)_[0-7]$'
+         WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r'
+           AND c.relname ~ '^(event|tick)_[0-7]$|^delayed_[0-9]+$'
          GROUP BY d.label),
     sample AS (
         SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES
@@ -66,7 +67,12 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
                 s.label, CASE WHEN s.retention_held_back_by IS NULL THEN 0 ELSE 1 END)
         ) v(n, name, type, help, label, value)
         UNION ALL
-        SELECT 13, 'outbox_storage_bytes', 'gauge', 'what stored events and ticks take on disk, with their indexes', label, bytes FROM storage),
+        SELECT 13, 'outbox_storage_bytes', 'gauge', 'what stored events, ticks and delayed events take on disk, with their indexes', label, bytes FROM storage
+        UNION ALL
+        SELECT 14, 'outbox_delayed_events', 'gauge', 'events that are to be delivered later', label, events FROM database, outbox.stat_delayed
+        UNION ALL
+        SELECT 15, 'outbox_delayed_oldest_overdue_seconds', 'gauge', 'for how long the first of them should have been delivered',
+               label, COALESCE(overdue_seconds, 0) FROM database, outbox.stat_delayed),
     family AS (
         SELECT n, '# HELP ' || name || ' ' || help || E'\n# TYPE ' || name || ' ' || type || E'\n'
                   || string_agg(name || '{' || label || '} ' || value || E'\n', '' ORDER BY label) AS text

@@ -49,10 +49,37 @@ COMMENT ON TABLE outbox.sink_filter IS 'what each sink takes, from which tick on
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_filter', '');
 
+-- delayed events: a ring by due time, so that each partition empties as a whole. Number 0 to 7: the hour in which the event is due,
+-- for those of the next hours; 8 to 15: the day; 16: whatever is further ahead
+CREATE TABLE outbox.delayed (
+    deliver_at timestamptz NOT NULL,
+    seq bigint NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    emitted_at timestamptz NOT NULL,
+    event_id uuid NOT NULL,
+    anchor int NOT NULL,
+    version int NOT NULL,
+    partition int NOT NULL,
+    event_type text NOT NULL,
+    topic text,
+    aggregate_type text,
+    aggregate_id text,
+    headers text,
+    payload text NOT NULL
+) PARTITION BY LIST (partition);
+CREATE INDEX delayed_due ON outbox.delayed (deliver_at, seq);
+CREATE INDEX delayed_event_id ON outbox.delayed (event_id);
+COMMENT ON TABLE outbox.delayed IS 'events that are not due yet; read outbox.delayed_event instead';
+
 DO $$
 DECLARE
     i int;
 BEGIN
+    FOR i IN 0..16 LOOP
+        EXECUTE pg_catalog.format('CREATE TABLE outbox.delayed_%1$s PARTITION OF outbox.delayed FOR VALUES IN (%1$s)', i);
+        EXECUTE pg_catalog.format('COMMENT ON TABLE outbox.delayed_%s IS %L', i, 'a partition of the delayed events');
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('outbox.delayed_%s', i)::pg_catalog.regclass, '');
+    END LOOP;
     FOR i IN 0..7 LOOP
         EXECUTE pg_catalog.format('ALTER TABLE outbox.event_%s ADD COLUMN sink_id int', i);
         EXECUTE pg_catalog.format('COMMENT ON COLUMN outbox.event_%s.sink_id IS %L', i,

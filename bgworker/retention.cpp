@@ -4,6 +4,7 @@
 #include "bgworker/dispatcher.hpp"
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
+#include "extension/dedupe.hpp"
 #include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
@@ -149,8 +150,9 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     sampled_is_spent_ = false;
     int number = static_cast<int>(generation % partitions);
     int next = (number + 1) % partitions;
-    for (Oid table : {relations.event[number], relations.tick[number]})
-        if (!ConditionalLockRelationOid(table, AccessExclusiveLock)) {
+    Oid dedupe = dedupe_partition(number); // not there before the extension is updated
+    for (Oid table : {relations.event[number], relations.tick[number], dedupe})
+        if (OidIsValid(table) && !ConditionalLockRelationOid(table, AccessExclusiveLock)) {
             hold_back(psprintf("a transaction uses partition %d (see pg_locks)", number));
             return false;
         }
@@ -176,6 +178,8 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
                             next, number, next));
     OUTBOX_CRASH_POINT("before_truncate");
     state::execute(psprintf("TRUNCATE outbox.event_%d, outbox.tick_%d", number, number));
+    if (OidIsValid(dedupe))
+        state::execute(psprintf("TRUNCATE outbox.dedupe_%d", number));
     state::execute("DELETE FROM outbox.move WHERE ms < $1",
                    {of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
     // their events were dropped: in a batch, and so stored, before they died

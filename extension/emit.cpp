@@ -3,6 +3,7 @@
 #include "common/crash_point.hpp"
 #include "common/plain_json.hpp"
 #include "extension/clock.hpp"
+#include "extension/dedupe.hpp"
 #include "extension/delayed.hpp"
 #include "extension/event_type.hpp"
 #include "extension/pg.hpp"
@@ -18,10 +19,11 @@ namespace outbox {
 
 constexpr int max_aggregate_length = 1000; // bytes
 constexpr int max_headers_length = 65536;  // bytes
+constexpr int max_dedupe_key_length = 256; // bytes: it is in an index
 
 // The arguments' places in all three overloads.
 enum argument { event_type_arg, payload_arg, aggregate_id_arg, aggregate_type_arg, version_arg, headers_arg, topic_arg,
-                occurred_at_arg, event_id_arg, deliver_at_arg };
+                occurred_at_arg, event_id_arg, deliver_at_arg, dedupe_key_arg };
 
 // 0001-01-01 and the end of 9999, the years that RFC 3339 can write, as PostgreSQL counts.
 static const TimestampTz first_instant =
@@ -229,6 +231,18 @@ static bool is_delayed(FunctionCallInfo fcinfo, TimestampTz &deliver_at) {
     return is_later(deliver_at);
 }
 
+// Null where there is none.
+static text *dedupe_key(FunctionCallInfo fcinfo) {
+    if (PG_NARGS() <= dedupe_key_arg || PG_ARGISNULL(dedupe_key_arg))
+        return nullptr;
+    text *key = PG_GETARG_TEXT_PP(dedupe_key_arg);
+    if (view_of(key).empty())
+        ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("dedupe key must not be empty"),
+                errhint("Pass null to emit the event in any case."));
+    check_length(view_of(key), "dedupe key", max_dedupe_key_length);
+    return key;
+}
+
 static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     using namespace storage;
 
@@ -297,7 +311,13 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     values[event_column::anchor] = Int32GetDatum(anchor());
 
     TimestampTz deliver_at;
-    if (is_delayed(fcinfo, deliver_at)) {
+    bool delayed = is_delayed(fcinfo, deliver_at);
+    if (text *key = dedupe_key(fcinfo)) {
+        auto *first = static_cast<pg_uuid_t *>(palloc(sizeof(pg_uuid_t)));
+        if (!claim(key, event_id, *first))
+            return UUIDPGetDatum(first);
+    }
+    if (delayed) {
         append_delayed(values, nulls, deliver_at);
         warn_without_worker();
         return UUIDPGetDatum(event_id);

@@ -46,9 +46,9 @@ END
 $$;
 
 GRANT EXECUTE ON FUNCTION
-    outbox.emit(text, text, text, text, int, jsonb, text, timestamptz, uuid, timestamptz),
-    outbox.emit(text, json, text, text, int, jsonb, text, timestamptz, uuid, timestamptz),
-    outbox.emit(text, jsonb, text, text, int, jsonb, text, timestamptz, uuid, timestamptz)
+    outbox.emit(text, text, text, text, int, jsonb, text, timestamptz, uuid, timestamptz, text),
+    outbox.emit(text, json, text, text, int, jsonb, text, timestamptz, uuid, timestamptz, text),
+    outbox.emit(text, jsonb, text, text, int, jsonb, text, timestamptz, uuid, timestamptz, text)
     TO outbox_emitter;
 GRANT EXECUTE ON FUNCTION outbox.cancel(uuid) TO outbox_emitter, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox_reader, outbox_admin;

@@ -46,7 +46,7 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
         SELECT d.label, sum(pg_total_relation_size(c.oid)) AS bytes
           FROM pg_class c CROSS JOIN database d
          WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r'
-           AND c.relname ~ '^(event|tick)_[0-7]$|^delayed_[0-9]+$'
+           AND c.relname ~ '^(event|tick|dedupe)_[0-7]$|^delayed_[0-9]+$'
          GROUP BY d.label),
     sample AS (
         SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES

@@ -102,6 +102,25 @@ BEGIN
 END
 $$;
 
+-- keys of events that are emitted once, in the same ring as events
+DO $$
+DECLARE
+    i int;
+BEGIN
+    FOR i IN 0..7 LOOP
+        EXECUTE pg_catalog.format($sql$
+            CREATE TABLE outbox.dedupe_%1$s (
+                event_id uuid NOT NULL,
+                key text COLLATE "C" NOT NULL
+            );
+            CREATE UNIQUE INDEX dedupe_%1$s_key ON outbox.dedupe_%1$s (key);
+            COMMENT ON TABLE outbox.dedupe_%1$s IS 'a partition of the dedupe keys that have been used, with the first event of each';
+        $sql$, i);
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('outbox.dedupe_%s', i)::pg_catalog.regclass, '');
+    END LOOP;
+END
+$$;
+
 -- what is known of each sink. Nothing is inserted here at install: a restored dump must find these tables empty
 
 CREATE SEQUENCE outbox.sink_seq AS int MINVALUE 2 MAXVALUE 65000 CACHE 1;

@@ -108,3 +108,22 @@ COMMENT ON TABLE outbox.settled_letter IS 'dead letters that were redriven or di
 COMMENT ON COLUMN outbox.settled_letter.position IS 'where the event would have been in its stream';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.settled_letter', '');
+
+-- keys of events that are emitted once, in the same ring as events
+DO $$
+DECLARE
+    i int;
+BEGIN
+    FOR i IN 0..7 LOOP
+        EXECUTE pg_catalog.format($sql$
+            CREATE TABLE outbox.dedupe_%1$s (
+                event_id uuid NOT NULL,
+                key text COLLATE "C" NOT NULL
+            );
+            CREATE UNIQUE INDEX dedupe_%1$s_key ON outbox.dedupe_%1$s (key);
+            COMMENT ON TABLE outbox.dedupe_%1$s IS 'a partition of the dedupe keys that have been used, with the first event of each';
+        $sql$, i);
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('outbox.dedupe_%s', i)::pg_catalog.regclass, '');
+    END LOOP;
+END
+$$;

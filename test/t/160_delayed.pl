@@ -24,7 +24,6 @@ sub waiting { return one('SELECT count(*) FROM outbox.delayed') }
 
 my $due = one("SELECT floor(1000 * extract(epoch FROM now() + '700 ms'))");
 my $id = one("SELECT outbox.emit('timed.first', '1', deliver_at => to_timestamp($due / 1000.0))");
-is(one('SELECT count(*) FROM outbox.stored_event'), 0, 'a delayed event is no event yet');
 poll_until(sub { entries('timed') == 1 }, 'it is published');
 my ($entry) = entries('timed');
 is($entry->[2], $id, 'under the id that emit() returned');
@@ -59,25 +58,25 @@ is(join(' ', map { $_->[1] } entries('late')), '"second" "open" "prepared"', 'ea
 
 # due at the same time: in the order of emit, over all partitions; by due time first
 
-one("SELECT outbox.emit('order.same', (i + 100 * p)::text, deliver_at => d) FROM (SELECT now() + '500 ms' AS d, now() + '400 ms' AS e) t, "
-    . "generate_series(0, 1) p, generate_series(1, 20) i");
-one("SELECT outbox.emit('order.same', '0', deliver_at => now() + '100 ms')");
+one("BEGIN; SELECT outbox.emit('order.same', (i + 100 * p)::text, deliver_at => d) FROM (SELECT now() + '400 ms' AS d) t, "
+    . "generate_series(0, 1) p, generate_series(1, 20) i; "
+    . "SELECT outbox.emit('order.same', '0', deliver_at => now() + '300 ms'); COMMIT");
 poll_until(sub { entries('order') == 41 }, 'they are published');
 is(join(' ', map { $_->[1] } entries('order')), join(' ', 0, 1 .. 20, 101 .. 120), 'in order');
 
 # cancelling against delivery. The one who cancels first has it; while he has not ended it is nobody's, and others pass
 
 my $canceller = $node->background_psql('postgres');
-my @ids = map { one("SELECT outbox.emit('raced.$_', '\"$_\"', deliver_at => now() + '800 ms')") } qw(cancelled kept);
+my @ids = map { $canceller->query_safe("SELECT outbox.emit('raced.$_', '\"$_\"', deliver_at => now() + '1 s')") } qw(cancelled kept);
 $canceller->query_safe('BEGIN');
 is($canceller->query_safe("SELECT outbox.cancel('$ids[0]')"), 't', 'cancelled');
-one("SELECT outbox.emit('raced.other', '\"other\"', deliver_at => now() + '800 ms')");
+one("SELECT outbox.emit('raced.other', '\"other\"', deliver_at => now() + '100 ms')");
 poll_until(sub { entries('raced') == 2 }, 'others are delivered meanwhile');
 is(one("SELECT outbox.cancel('$ids[1]')"), 'f', 'what is delivered cannot be cancelled');
 $canceller->query_safe('ROLLBACK');
 poll_until(sub { entries('raced') == 3 }, 'it is delivered when the cancelling transaction has rolled back');
-my $regretted = one("SELECT outbox.emit('raced.gone', '\"gone\"', deliver_at => now() + '300 ms')");
-is(one("SELECT outbox.cancel('$regretted')"), 't', 'cancelled for good');
+my $regretted = $canceller->query_safe("SELECT outbox.emit('raced.gone', '\"gone\"', deliver_at => now() + '1 s')");
+is($canceller->query_safe("SELECT outbox.cancel('$regretted')"), 't', 'cancelled for good');
 
 # many of them while they fall due: each is either cancelled or delivered
 one("CREATE TABLE tried (event_id uuid, cancelled boolean)");
@@ -96,7 +95,7 @@ ok(!grep({ $_->[2] eq $regretted } entries('raced')), 'nor the one that was canc
 # thousands at once, while the worker and the server are killed again and again
 
 my $many = 12_000;
-one("CREATE TABLE bulk AS SELECT outbox.emit('bulk.due', to_json(repeat(md5(i::text), 8))::text, deliver_at => now() + '600 ms') AS event_id "
+one("CREATE TABLE bulk AS SELECT outbox.emit('bulk.due', to_json(repeat(md5(i::text), 8))::text, deliver_at => clock_timestamp() + '1 s') AS event_id "
     . "FROM generate_series(1, $many) i");
 my $delivered = sub { $many - one('SELECT count(*) FROM outbox.delayed') };
 my $moved = 0;
@@ -119,7 +118,7 @@ is(one('SELECT count(*) FROM bulk b WHERE NOT EXISTS (SELECT FROM outbox.stored_
 
 one("SELECT outbox.pause('default')");
 my $old = $node->background_psql('postgres');
-one("SELECT count(outbox.emit('swept.due', to_json(repeat(md5(i::text), 8))::text, deliver_at => now() + '500 ms')) FROM generate_series(1, 6000) i");
+$old->query_safe("SELECT count(outbox.emit('swept.due', to_json(repeat(md5(i::text), 8))::text, deliver_at => clock_timestamp() + '1 s')) FROM generate_series(1, 6000) i");
 $old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 is($old->query_safe('SELECT 1'), 1, 'a snapshot that is older than the moves');
 poll_until(sub { waiting() == 0 }, 'they are delivered while the sink is paused, too');
@@ -137,10 +136,13 @@ one("SELECT outbox.resume('default')");
 # a restored dump: what is due waits until somebody says that it is the real one; what the old one has delivered since is not doubled
 
 poll_until(sub { flush($node) }, 'everything is published');
-one("SELECT outbox.emit('restored.due', i::text, deliver_at => now() + '1500 ms') FROM generate_series(1, 3) i");
 one("SELECT outbox.emit('restored.later', '4', deliver_at => now() + '1 hour')");
+$old->query_safe("SELECT outbox.emit('restored.due', i::text, deliver_at => now() + '1 s') FROM generate_series(1, 3) i");
+$old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+my $snapshot = $old->query_safe('SELECT pg_export_snapshot()');
 my $dumps = PostgreSQL::Test::Utils::tempdir();
-$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dumps/custom", 'postgres' ], 'pg_dump');
+$node->command_ok([ 'pg_dump', '-Fc', '--snapshot', $snapshot, '-f', "$dumps/custom", 'postgres' ], 'pg_dump');
+$old->query_safe('COMMIT');
 poll_until(sub { entries('restored') == 3 }, 'the old database publishes them');
 $node->safe_psql('template1', 'CREATE DATABASE restored');
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'restored', "$dumps/custom" ], 'pg_restore');

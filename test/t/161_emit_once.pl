@@ -1,0 +1,93 @@
+# Emit once: a dedupe key is good for as long as the events of its time are retained, through crashes, also while the ring of
+# partitions turns under those who use it; and then it is free again.
+use strict;
+use warnings;
+use Test::More;
+
+use OutboxTest;
+
+my $redis = OutboxTest::Redis->new;
+my $node = new_node(redis => $redis, conf => "outbox.retention = '2s'\noutbox.poll_interval = '100ms'\n");
+
+sub one { return $node->safe_psql('postgres', $_[0]) }
+sub generation { return one('SELECT max(generation) FROM outbox.ring') }
+sub emit_once { return one("SELECT outbox.emit('once.tried', '0', dedupe_key => '$_[0]')") }
+
+# the ring turns while there are events
+
+my $load = start_load($node, clients => 1, rate => 40, weights => { commit => 1 });
+poll_until(sub { defined generation() && generation() =~ /\d/ }, 'the ring has begun to turn');
+
+# over the turns of the ring, until its partition is dropped and not before
+
+my $first = emit_once('window');
+my $began = generation();
+my $drops = "SELECT count(*) FROM outbox.stored_event WHERE event_id = '$first'";
+my ($again, $retained, $turned);
+poll_until(
+    sub {
+        # the event is looked at after the key: while it is there, so was the key
+        $again = emit_once('window');
+        $retained = one($drops);
+        $turned = generation() if $retained;
+        die "another event while the first is retained\n" if $retained && $again ne $first;
+        return $again ne $first;
+    },
+    'the key is free again');
+cmp_ok($turned, '>', $began, 'the ring had turned while the key was good');
+is(one($drops), 0, 'the first event is no longer retained');
+is(emit_once('window'), $again, 'it is the new event that has the key now');
+
+# A transaction that has looked for the partition before the ring turned, and one that comes after: the first is the one that has it
+
+my $late = $node->background_psql('postgres');
+$late->query_safe('BEGIN');
+my $held = $late->query_safe("SELECT outbox.emit('once.late', '0', dedupe_key => 'late')");
+$began = generation();
+poll_until(sub { generation() > $began }, 'the ring turns under an open transaction');
+my $waiting = IPC::Run::start([ 'psql', '-XAtq', '-d', $node->connstr('postgres'), '-c', "SELECT outbox.emit('once.waited', '0', dedupe_key => 'late')" ],
+    '>', \my $answer, '2>', \my $error);
+poll_until(sub { one("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%once.waited%' AND pid <> pg_backend_pid()") == 1 },
+    'who uses the key waits for it');
+$late->query_safe('COMMIT');
+$waiting->finish;
+chomp $answer;
+is($answer, $held, 'and is told its event') or diag $error;
+
+# many at once, over the turns of the ring: each key one event
+my $dir = PostgreSQL::Test::Utils::tempdir();
+PostgreSQL::Test::Utils::append_to_file("$dir/once.sql",
+    "\\set k random(1, 400)\nINSERT INTO used SELECT 'k' || :k, outbox.emit('once.crowd', '0', dedupe_key => 'k' || :k), generation\n"
+    . "FROM (SELECT max(generation) AS generation FROM outbox.ring) r;\n");
+one('CREATE TABLE used (key text, event_id uuid, generation bigint)');
+$node->command_ok([ 'pgbench', '-n', '-c', 8, '-j', 2, '-t', 200, '-f', "$dir/once.sql", $node->connstr('postgres') ], 'a crowd with few keys');
+# two events of one key are apart by more than the ring keeps
+is(one('SELECT count(*) FROM (SELECT key, min(generation) AS began, max(generation) AS ended, event_id FROM used GROUP BY key, event_id) a '
+        . 'JOIN (SELECT key, min(generation) AS began, event_id FROM used GROUP BY key, event_id) b USING (key) '
+        . 'WHERE a.event_id <> b.event_id AND b.began BETWEEN a.began AND a.ended'), 0, 'each key has one event at a time');
+cmp_ok(one('SELECT count(DISTINCT event_id)::float8 / count(*) FROM used'), '<', 0.9, 'and most were told of it');
+$load->stop;
+
+# through a crash of the server
+
+$node->append_conf('postgresql.conf', "outbox.retention = '1h'\n");
+$node->reload;
+my $kept = emit_once('crash');
+crash($node);
+$node->start;
+is(emit_once('crash'), $kept, 'a key outlives a crash');
+wait_settled($node);
+my %seen;
+$seen{ $_->[1]{event_id} }++ for $redis->entries('outbox:{once}');
+is(scalar(grep { $_ > 1 } values %seen), 0, 'no event is published twice');
+is($seen{$kept}, 1, 'and each is published');
+
+# in a dump
+
+my $dumps = PostgreSQL::Test::Utils::tempdir();
+$node->command_ok([ 'pg_dump', '-Fc', '-f', "$dumps/custom", 'postgres' ], 'pg_dump');
+$node->safe_psql('template1', 'CREATE DATABASE restored');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'restored', "$dumps/custom" ], 'pg_restore');
+is($node->safe_psql('restored', "SELECT outbox.emit('once.tried', '0', dedupe_key => 'crash')"), $kept, 'keys are in a dump');
+
+done_testing();

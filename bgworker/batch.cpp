@@ -184,9 +184,10 @@ bool batch_reader::fetch(const item &at, event_row &row) {
     row.event_type = text_at(slot, column::event_type);
     row.topic = nulls[column::topic] ? default_topic(row.event_type) : text_at(slot, column::topic);
     row.occurred_at = DatumGetTimestampTz(values[column::occurred_at]);
-    // before ALTER EXTENSION UPDATE there is no such column
-    bool has_sink = slot->tts_tupleDescriptor->natts > column::sink_id && !nulls[column::sink_id];
-    row.only_sink = has_sink ? DatumGetInt32(values[column::sink_id]) : 0;
+    // before ALTER EXTENSION UPDATE there are no such columns
+    auto has = [&](int number) { return slot->tts_tupleDescriptor->natts > number && !nulls[number]; };
+    row.only_sink = has(column::sink_id) ? DatumGetInt32(values[column::sink_id]) : 0;
+    row.recorded_at = has(column::recorded_at) ? DatumGetTimestampTz(values[column::recorded_at]) : row.occurred_at;
     slot_ = slot;
     return true;
 }

@@ -16,6 +16,7 @@ struct event_row {
     const pg_uuid_t *event_id;
     std::string_view event_type, topic;
     TimestampTz occurred_at;
+    TimestampTz recorded_at; // when it was delivered or appended again; else as occurred_at
     int only_sink; // appended again for this sink alone; 0: an event for all
 
     // Does the sink take it? `filter`, which may be null, is that of its tick. What is appended again was taken once.

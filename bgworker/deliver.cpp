@@ -22,8 +22,11 @@ namespace outbox {
 
 constexpr uint16 deliver_lock = 65533; // beside those of the sinks, see lock_ticks()
 constexpr int move_at_once = 1000;     // events in a transaction
+constexpr Size move_bytes = 8 * 1024 * 1024; // of payload, or a little more
 constexpr int fetch_at_once = 100;
 constexpr int taken_delay = 20;        // ms, while another worker moves events
+constexpr int sweep_interval = 10000;  // ms
+constexpr BlockNumber looked_at_once = 1024;
 constexpr BlockNumber swept_size = 128; // pages; with less in it a partition is left to vacuum
 
 static const char *const due_events = "SELECT tableoid, ctid, deliver_at, seq, occurred_at, emitted_at, event_id, anchor, version, partition, "
@@ -53,15 +56,34 @@ static void append_event(Relation target, HeapTuple row, TupleDesc description) 
     for (const auto &column : same)
         values[column.to] = SPI_getbinval(row, description, before_columns + column.from + 1, &nulls[column.to]);
     nulls[to::sink_id] = true;
+    values[to::recorded_at] = TimestampTzGetDatum(GetCurrentTimestamp());
     values[to::anchor] = Int32GetDatum(storage::anchor());
     values[to::xid] = FullTransactionIdGetDatum(GetTopFullTransactionId());
     values[to::seq] = Int64GetDatum(storage::next_seq(storage::require()));
     storage::append(target, values, nulls);
 }
 
+// Of those that are committed by now.
+static TimestampTz first_due_after(TimestampTz time) {
+    Oid type = TIMESTAMPTZOID;
+    Datum value = TimestampTzGetDatum(time);
+    PushActiveSnapshot(GetLatestSnapshot());
+    if (SPI_execute_with_args("SELECT deliver_at FROM outbox.delayed WHERE deliver_at > $1 ORDER BY deliver_at LIMIT 1", 1, &type,
+                              &value, nullptr, true, 1) != SPI_OK_SELECT)
+        elog(ERROR, "could not look for delayed events");
+    TimestampTz found = PG_INT64_MAX;
+    if (SPI_processed == 1) {
+        bool null;
+        found = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
+    }
+    PopActiveSnapshot();
+    return found;
+}
+
 // Moves some of what is due by then, the first ones first. Sets when to look again; true when that is at once.
 bool dispatcher::move_due(TimestampTz now, int &moved) {
     bool skipped = false, more = false;
+    Size bytes = 0;
     Oid type = TIMESTAMPTZOID;
     Datum value = TimestampTzGetDatum(now);
     Relation target = nullptr;
@@ -72,7 +94,7 @@ bool dispatcher::move_due(TimestampTz now, int &moved) {
         SPI_cursor_fetch(portal, true, fetch_at_once);
         if (SPI_processed == 0)
             break;
-        for (uint64 i = 0; i < SPI_processed; ++i) {
+        for (uint64 i = 0; i < SPI_processed && bytes < move_bytes; ++i) {
             HeapTuple row = SPI_tuptable->vals[i];
             TupleDesc description = SPI_tuptable->tupdesc;
             bool null;
@@ -86,11 +108,12 @@ bool dispatcher::move_due(TimestampTz now, int &moved) {
                 (void)GetTopFullTransactionId(); // before the partition, as emit() does
                 target = storage::open_current();
             }
+            bytes += toast_raw_datum_size(SPI_getbinval(row, description, before_columns + delayed_column::payload + 1, &null));
             append_event(target, row, description);
             ++moved;
         }
         SPI_freetuptable(SPI_tuptable);
-        more = moved >= move_at_once;
+        more = moved >= move_at_once || bytes >= move_bytes;
     }
     SPI_cursor_close(portal);
     if (target)
@@ -98,59 +121,72 @@ bool dispatcher::move_due(TimestampTz now, int &moved) {
     PopActiveSnapshot();
     CommandCounterIncrement();
 
-    // What is committed by now is seen here; who commits later says so.
-    PushActiveSnapshot(GetLatestSnapshot());
-    if (SPI_execute("SELECT deliver_at FROM outbox.delayed ORDER BY deliver_at, seq LIMIT 1", true, 1) != SPI_OK_SELECT)
-        elog(ERROR, "could not look for delayed events");
-    TimestampTz next = PG_INT64_MAX;
-    if (SPI_processed == 1) {
-        bool null;
-        next = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &null));
-    }
-    PopActiveSnapshot();
+    // What is committed by now is seen here; who commits later says so. What was skipped is being cancelled, by a transaction that
+    // may yet roll back: it is tried again after a while, and delays nobody else.
+    bool retry = skipped && !more;
+    TimestampTz next = first_due_after(retry ? now : PG_INT64_MIN);
     SPI_finish();
-
-    if (next <= now && skipped && !more) {
-        // It is being cancelled, by a transaction that may yet roll back.
+    if (retry) {
         due_delay_ = std::clamp(due_delay_ * 2, taken_delay, std::max(settings::poll_interval, taken_delay));
-        shared::expect_due(slot_, TimestampTzPlusMilliseconds(now, due_delay_));
-        return false;
+        next = std::min(next, TimestampTzPlusMilliseconds(now, due_delay_));
+    } else {
+        due_delay_ = 0;
     }
-    due_delay_ = 0;
     shared::expect_due(slot_, next);
     return next <= now;
 }
 
-// Is every row dead to everybody, also to a dump whose snapshot is older than the moves?
+// Is every row dead to everybody, also to a dump whose snapshot is older than the moves? With the lock held: no when somebody waits
+// for it. From the end, where the youngest are.
 static bool is_over(Relation table) {
     SnapshotData snapshot;
     InitNonVacuumableSnapshot(snapshot, GlobalVisTestFor(table));
-    TableScanDesc scan = table_beginscan(table, &snapshot, 0, nullptr);
     TupleTableSlot *slot = table_slot_create(table, nullptr);
-    // from the end, where the youngest are
-    bool found = table_scan_getnextslot(scan, BackwardScanDirection, slot);
+    bool over = true;
+    for (BlockNumber end = RelationGetNumberOfBlocks(table); end > 0 && over;) {
+        BlockNumber begin = end - std::min(end, looked_at_once);
+        TableScanDesc scan = table_beginscan_strat(table, &snapshot, 0, nullptr, true, false);
+        heap_setscanlimits(scan, begin, end - begin);
+        over = !table_scan_getnextslot(scan, ForwardScanDirection, slot) && !LockHasWaitersRelation(table, AccessExclusiveLock);
+        table_endscan(scan);
+        end = begin;
+    }
     ExecDropSingleTupleTableSlot(slot);
-    table_endscan(scan);
-    return !found;
-}
-
-static bool is_swept_out(Oid partition) {
-    Relation table = try_relation_open(partition, AccessShareLock);
-    if (!table)
-        return false;
-    bool over = RelationGetNumberOfBlocks(table) >= swept_size && is_over(table);
-    table_close(table, AccessShareLock);
     return over;
 }
 
-// Truncates partitions whose rows are all over. Lock first, then look again: what committed while we waited would be cut off.
+static bool is_large(Oid partition) {
+    Relation table = try_relation_open(partition, AccessShareLock);
+    if (!table)
+        return false;
+    BlockNumber size = RelationGetNumberOfBlocks(table);
+    table_close(table, AccessShareLock);
+    return size >= swept_size;
+}
+
+// Truncates a partition whose rows are all over. Lock first, without waiting, also what autovacuum may have locked; then look: what
+// committed in between would be cut off.
+static void sweep(Oid partition) {
+    if (!ConditionalLockRelationOid(partition, AccessExclusiveLock))
+        return;
+    Relation table = try_relation_open(partition, NoLock);
+    if (!table)
+        return;
+    Oid toast = table->rd_rel->reltoastrelid;
+    bool over = (!OidIsValid(toast) || ConditionalLockRelationOid(toast, AccessExclusiveLock)) && is_over(table);
+    const char *name = quote_identifier(pstrdup(RelationGetRelationName(table)));
+    table_close(table, NoLock);
+    if (over)
+        state::execute(psprintf("TRUNCATE outbox.%s", name));
+}
+
 void dispatcher::sweep_delayed() {
-    for (int number = 0; number < delayed_partitions; ++number) {
-        Oid partition = delayed_partition(number);
-        if (OidIsValid(partition) && is_swept_out(partition) && ConditionalLockRelationOid(partition, AccessExclusiveLock) &&
-            is_swept_out(partition))
-            state::execute(psprintf("TRUNCATE outbox.delayed_%d", number));
-    }
+    if (!TimestampDifferenceExceeds(swept_at_, steady_now(), sweep_interval))
+        return;
+    swept_at_ = steady_now();
+    for (int number = 0; number < delayed_partitions; ++number)
+        if (Oid partition = delayed_partition(number); OidIsValid(partition) && is_large(partition))
+            sweep(partition);
 }
 
 // True when it should be called again before anything else.
@@ -178,12 +214,14 @@ bool dispatcher::deliver_due() {
         sweep_delayed();
     else
         wake_at_commit();
-    OUTBOX_CRASH_POINT(moved > 0 ? "moving" : "");
+    if (moved > 0)
+        OUTBOX_CRASH_POINT("delivering");
     // As for a tick, nobody waits for the disk: what is not on it is not sent, and what a crash takes back is due again.
     synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
     commit_transaction();
     synchronous_commit = SYNCHRONOUS_COMMIT_ON; // as in pin_settings(); an error ends the process
-    OUTBOX_CRASH_POINT(moved > 0 ? "moved" : "");
+    if (moved > 0)
+        OUTBOX_CRASH_POINT("delivered");
     looked_for_due_ = looked_for_due_ || !more;
     return more;
 }

@@ -592,11 +592,10 @@ void dispatcher::run() {
         delivers_ = !restored;
         if (restored) {
             looked_for_due_ = false;
-        } else if (deliver_due()) {
-            continue;
-        } else if (!looked_for_due_) {
+        } else if (bool more = deliver_due(); !looked_for_due_) {
             // Before the first look at Redis: what a predecessor has moved and published is then known here as well, by its id.
-            wait(settings::poll_interval);
+            if (!more)
+                wait(settings::poll_interval);
             continue;
         }
         if (restored || sink_.paused || !settings::enabled) {

@@ -201,6 +201,7 @@ class dispatcher {
     bool delivers_ = false;            // delayed events are this worker's business, too
     bool looked_for_due_ = false;      // there was none left that is due, once at least
     TimestampTz looked_for_due_at_ = 0;
+    TimestampTz swept_at_ = 0;
     int due_delay_ = 0; // ms until an event is tried again that somebody else has locked
 
     int failures_ = 0; // in a row

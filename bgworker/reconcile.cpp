@@ -24,14 +24,6 @@ namespace outbox {
 
 constexpr int streams_at_once = 32; // XINFO and XRANGE answer with whole entries
 
-static bool is_same(const tick &recorded, const carried_tick &carried) {
-    const stored_snapshot &snapshot = *recorded.snapshot;
-    return recorded.anchor == carried.anchor && snapshot.nxip == static_cast<uint32>(carried.nxip) &&
-           U64FromFullTransactionId(snapshot.xmin) == carried.xmin && U64FromFullTransactionId(snapshot.xmax) == carried.xmax &&
-           std::equal(carried.xip, carried.xip + carried.nxip, snapshot.xip,
-                      [](uint64 ours, FullTransactionId theirs) { return ours == U64FromFullTransactionId(theirs); });
-}
-
 static std::string_view text_of(const redisReply &reply) {
     return reply.type == REDIS_REPLY_STRING ? std::string_view(reply.str, static_cast<std::size_t>(reply.len))
                                             : std::string_view();
@@ -260,6 +252,15 @@ bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
         &to);
     if (to.twice)
         leave_out_upto(above, candidates);
+    // A dead letter that is in its stream was redriven by a predecessor whose redrive this database has not seen.
+    control.entrysize = sizeof(state::event_key);
+    HTAB *letters = hash_create("outbox dead letters", 64, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    state::load_letters(
+        sink_id_,
+        [](void *into, const state::event_key &key) {
+            static_cast<state::event_key *>(hash_search(static_cast<HTAB *>(into), &key.id, HASH_ENTER, nullptr))->seq = key.seq;
+        },
+        letters);
     commit_transaction();
 
     int64 placed = 0;
@@ -291,11 +292,17 @@ bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
                 if (!read_event_id(*page.element[k], id.data))
                     continue;
                 auto *found = static_cast<candidate *>(hash_search(candidates, &id, HASH_FIND, nullptr));
-                if (!found || found->count == 0)
+                state::event_key ours = {id, 0};
+                if (found && found->count > 0) {
+                    ours.seq = found->seqs[0];
+                    take_out(*found, ours.seq);
+                    state::add_placed(sink_id_, ours, streams[i]->name(), from);
+                } else if (auto *letter = static_cast<state::event_key *>(hash_search(letters, &id, HASH_REMOVE, nullptr))) {
+                    ours.seq = letter->seq;
+                    state::place_letter(sink_id_, ours, streams[i]->name(), from);
+                } else {
                     continue;
-                const state::event_key ours = {id, found->seqs[0]};
-                take_out(*found, ours.seq);
-                state::add_placed(sink_id_, ours, streams[i]->name(), from);
+                }
                 settle(ours);
                 last_ms_ = std::max(last_ms_, from.ms);
                 ++placed;
@@ -304,6 +311,7 @@ bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
         }
     }
     hash_destroy(candidates);
+    hash_destroy(letters);
     pfree(streams);
     if (placed > 0)
         ereport(LOG,

@@ -182,8 +182,8 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
         state::execute(psprintf("TRUNCATE outbox.dedupe_%d", number));
     state::execute("DELETE FROM outbox.move WHERE ms < $1",
                    {of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
-    // their events were dropped: in a batch, and so stored, before they died
-    state::execute("DELETE FROM outbox.settled_letter WHERE dead_at < $1", {{TIMESTAMPTZOID, TimestampTzGetDatum(replaced_at)}});
+    // Their events were dropped: in a batch, and so stored, before they died. With a margin, as for moves: clocks differ.
+    state::execute("DELETE FROM outbox.settled_letter WHERE dead_at < $1", {{TIMESTAMPTZOID, TimestampTzGetDatum(TimestampTzPlusMilliseconds(replaced_at, -INT64CONST(1000) * settings::retention))}});
     OUTBOX_CRASH_POINT("after_truncate");
     held_back_since_ = 0;
     stats_.held_back_by[0] = '\0';

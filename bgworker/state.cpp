@@ -281,6 +281,19 @@ void add_placed(int sink_id, const event_key &key, std::string_view topic, posit
             {of(sink_id), of(&key.id), of(topic), of(where.ms), of(where.n), of(key.seq)});
 }
 
+void load_letters(int sink_id, key_callback add, void *to) {
+    uint64 rows = run("SELECT event_id, seq FROM outbox.dead_letter WHERE sink_id = $1 ORDER BY seq DESC", {of(sink_id)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 2))});
+    finish();
+}
+
+void place_letter(int sink_id, const event_key &key, std::string_view topic, position where) {
+    execute("DELETE FROM outbox.dead_letter WHERE sink_id = $1 AND event_id = $2 AND seq = $3",
+            {of(sink_id), of(&key.id), of(key.seq)});
+    add_placed(sink_id, key, topic, where);
+}
+
 void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream) {
     char text[position_text_size];
     std::size_t length = print(where, text);
@@ -417,7 +430,7 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
                       "AND topic = t.topic AND l.n BETWEEN n AND upto_n) m ON true "
                       "LEFT JOIN outbox.dead_letter d ON d.sink_id = $1 AND d.event_id = e.event_id AND d.seq = e.seq "
                       "LEFT JOIN outbox.settled_letter g ON g.sink_id = $1 AND g.event_id = e.event_id AND g.seq = e.seq "
-                      "WHERE e.event_id = ANY ($2)",
+                      "WHERE e.event_id = ANY ($2) AND (e.sink_id IS NULL OR e.sink_id = $1)",
                       {of(sink_id), {UUIDARRAYOID, PointerGetDatum(array)}});
     for (uint64 i = 0; i < rows; ++i) {
         event_place place = {};

@@ -88,6 +88,10 @@ move *load_moves(int sink_id, int64 ms, int &count);
 void add_move(int sink_id, int64 ms, const move &added);
 
 void add_placed(int sink_id, const event_key &key, std::string_view topic, position where);
+
+// The sink's dead letters, and one that somebody else has redriven: it is placed, and no dead letter any more.
+void load_letters(int sink_id, key_callback add, void *to);
+void place_letter(int sink_id, const event_key &key, std::string_view topic, position where);
 void add_dead_letter(int sink_id, const event_row &event, position where, const stream_state &stream);
 
 // Event ids and topics that the snapshot does not see; the worker asks when Redis is ahead of this database.

@@ -73,6 +73,14 @@ bool last_tick_before(int sink_id, int64 ms, tick &found) {
     return find(sink_id, BTLessStrategyNumber, F_INT8LT, ms, BackwardScanDirection, found);
 }
 
+bool is_same(const tick &recorded, const carried_tick &carried) {
+    const stored_snapshot &snapshot = *recorded.snapshot;
+    return recorded.ms == carried.ms && recorded.anchor == carried.anchor && snapshot.nxip == static_cast<uint32>(carried.nxip) &&
+           U64FromFullTransactionId(snapshot.xmin) == carried.xmin && U64FromFullTransactionId(snapshot.xmax) == carried.xmax &&
+           std::equal(carried.xip, carried.xip + carried.nxip, snapshot.xip,
+                      [](uint64 ours, FullTransactionId theirs) { return ours == U64FromFullTransactionId(theirs); });
+}
+
 tick predecessor(int sink_id, const tick &current) {
     tick found = current;
     // Another anchor's ticks lie between only after a restore.

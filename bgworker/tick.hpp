@@ -3,6 +3,7 @@
 // the same anchor) does not: a set that never changes, so it can be sent again identically for ever. The idea is PgQ's.
 #pragma once
 
+#include "bgworker/marker.hpp"
 #include "bgworker/position.hpp"
 #include "extension/pg.hpp"
 
@@ -34,6 +35,9 @@ bool first_tick_after(int sink_id, int64 ms, tick &found);
 bool last_tick_before(int sink_id, int64 ms, tick &found);
 // The tick whose batch ended where that of `current` begins. Its snapshot is null when `current` is the first of its anchor.
 tick predecessor(int sink_id, const tick &current);
+
+// Is it the tick that a marker carries, and not only of the same ms?
+bool is_same(const tick &recorded, const carried_tick &carried);
 
 // Takes the lock that orders ticks, which must come before the snapshot: one that is older than its predecessor's would put
 // events into two batches. The caller pushes a new snapshot after it.

@@ -130,7 +130,7 @@ class verifier {
     state::sink_row sink_ = {};
     stream_naming naming_;
     position confirmed_;
-    int64 carried_ms_ = 0; // of the tick that the sink's marker carries
+    carried_tick carried_; // by the sink's marker, and not in this database; ms 0: there is none
     expectation expectation_;
     link link_;
     std::string *commands_ = nullptr;
@@ -322,7 +322,7 @@ void verifier::read_marker() {
     }
     sink_marker marker;
     if (reply.type == REDIS_REPLY_STRING && parse(std::string_view(reply.str, static_cast<std::size_t>(reply.len)), marker))
-        carried_ms_ = marker.tick.ms;
+        carried_ = marker.tick;
 }
 
 // -- one window
@@ -590,7 +590,7 @@ void verifier::explain() {
         if (right)
             continue;
         position at;
-        if (belongs && !*belongs->at && carried_ms_ > 0 && parse(entry.at, at) && at.ms == carried_ms_) {
+        if (belongs && !*belongs->at && carried_.ms > 0 && parse(entry.at, at) && at.ms == carried_.ms) {
             ++optional_; // of a tick that is only in the marker
             continue;
         }
@@ -684,9 +684,9 @@ bool verifier::load() {
 
     // What is confirmed first, then what keeps an event of it from its place: that is recorded before it is confirmed.
     expectation_.begin_transaction();
-    tick carried;
-    if (carried_ms_ > 0 && last_tick_before(sink_id_, carried_ms_ + 1, carried) && carried.ms == carried_ms_)
-        carried_ms_ = 0; // the database has it, too
+    tick recorded;
+    if (carried_.ms > 0 && last_tick_before(sink_id_, carried_.ms + 1, recorded) && is_same(recorded, carried_))
+        carried_.ms = 0; // the database has it, too
     confirmed_ = state::confirmed(sink_id_);
     expectation_.commit_transaction();
     expectation_.begin_transaction();

@@ -307,7 +307,7 @@ static Datum emit(FunctionCallInfo fcinfo, text *(*read_payload)(Datum)) {
     pg_uuid_t *event_id =
         PG_ARGISNULL(event_id_arg) ? new_event_id() : PG_GETARG_UUID_P(event_id_arg);
     values[event_column::event_id] = UUIDPGetDatum(event_id);
-    nulls[event_column::sink_id] = true;
+    nulls[event_column::sink_id] = nulls[event_column::recorded_at] = true;
     values[event_column::anchor] = Int32GetDatum(anchor());
 
     TimestampTz deliver_at;

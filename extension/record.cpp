@@ -38,6 +38,7 @@ PGDLLEXPORT Datum outbox_append_again(PG_FUNCTION_ARGS) {
     for (int place : {to::sink_id, to::event_id, to::event_type, to::version, to::occurred_at, to::payload})
         if (nulls[place])
             ereport(ERROR, errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("an event that is appended again is not whole"));
+    values[to::recorded_at] = TimestampTzGetDatum(GetCurrentTimestamp());
     record_event(values, nulls);
     PG_RETURN_VOID();
 }

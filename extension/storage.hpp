@@ -12,7 +12,7 @@ constexpr int partitions = 8;
 // Columns of outbox.event_<n> and outbox.tick_<n>, from 0.
 namespace event_column {
 enum { seq, xid, occurred_at, event_id, anchor, version, event_type, topic, aggregate_type, aggregate_id,
-       headers, payload, sink_id, count };
+       headers, payload, sink_id, recorded_at, count };
 }
 namespace tick_column {
 enum { sink_id, anchor, ms, seq, cursor_ms, cursor_n, snapshot, count };

@@ -182,8 +182,8 @@ static bool count(batch_reader &reader, int sink_id, const sinks::filters &filte
         if (!event.is_for(sink_id, filter))
             continue;
         ++result.events;
-        if (result.oldest == 0 || event.occurred_at < result.oldest)
-            result.oldest = event.occurred_at;
+        if (result.oldest == 0 || event.recorded_at < result.oldest)
+            result.oldest = event.recorded_at;
     }
     reader.end();
     return room;

@@ -27,7 +27,7 @@ COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at fir
 COMMENT ON COLUMN outbox.stat_sink.state IS
     'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled, wrong version or no worker';
 COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed; an estimate beyond ten thousand';
-COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, in seconds; 0 when there is none';
+COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, or from when it was delivered or appended again, in seconds; 0 when there is none';
 COMMENT ON COLUMN outbox.stat_sink.published IS 'events appended since the worker started';
 COMMENT ON COLUMN outbox.stat_sink.throughput IS 'events a second over the last seconds of work';
 COMMENT ON COLUMN outbox.stat_sink.duplicates_rejected IS 'entries sent again after a crash and found in the stream already';

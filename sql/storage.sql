@@ -30,11 +30,13 @@ BEGIN
                 aggregate_id text,
                 headers text,
                 payload text NOT NULL,
-                sink_id int
+                sink_id int,
+                recorded_at timestamptz
             );
             CREATE INDEX event_%1$s_xid_seq ON outbox.event_%1$s (xid, seq);
             COMMENT ON TABLE outbox.event_%1$s IS 'a partition of the retained events; read outbox.event instead';
             COMMENT ON COLUMN outbox.event_%1$s.sink_id IS 'appended again, by outbox.redrive() or outbox.replay(), for this sink alone; null: for all';
+            COMMENT ON COLUMN outbox.event_%1$s.recorded_at IS 'when it was delivered, or appended again; null: with its transaction';
             CREATE TABLE outbox.tick_%1$s (
                 sink_id int NOT NULL,
                 anchor int NOT NULL,

@@ -81,9 +81,11 @@ BEGIN
         PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('outbox.delayed_%s', i)::pg_catalog.regclass, '');
     END LOOP;
     FOR i IN 0..7 LOOP
-        EXECUTE pg_catalog.format('ALTER TABLE outbox.event_%s ADD COLUMN sink_id int', i);
+        EXECUTE pg_catalog.format('ALTER TABLE outbox.event_%s ADD COLUMN sink_id int, ADD COLUMN recorded_at timestamptz', i);
         EXECUTE pg_catalog.format('COMMENT ON COLUMN outbox.event_%s.sink_id IS %L', i,
             'appended again, by outbox.redrive() or outbox.replay(), for this sink alone; null: for all');
+        EXECUTE pg_catalog.format('COMMENT ON COLUMN outbox.event_%s.recorded_at IS %L', i,
+            'when it was delivered, or appended again; null: with its transaction');
     END LOOP;
 END
 $$;

@@ -15,6 +15,8 @@
 #include "extension/wake.hpp"
 
 extern "C" {
+#include "access/detoast.h"
+#include "access/heapam.h"
 #include "storage/bufmgr.h"
 }
 

@@ -114,6 +114,11 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         event_row event;
         while (reader_.where().n < seen.at.n && reader_.next(event))
             if (!filter || filter->takes(event.event_type, event.topic)) {
+                if (filter && filter->transform_function().name) {
+                    reader_.load(event);
+                    if (transform::apply(filter->transform_function(), event, true).what != transform::outcome::given)
+                        continue;
+                }
                 stream = stream_of(event.topic);
                 last = {lost.ms, event.n};
                 id = *event.event_id;

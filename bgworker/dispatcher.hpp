@@ -31,6 +31,7 @@ class dispatcher {
     void commit_transaction();
     static void heed_end();
     bool tables_fit();
+    transform::result transformed(event_row &event) const;
     bool load_sink();
     void load_memory();
     void close_foreign_anchors();
@@ -54,7 +55,7 @@ class dispatcher {
     // -- append.cpp: one chunk
     sent run_batch();
     void fill(chunk &target);
-    enum class verdict { skip, send, stop };
+    enum class verdict { skip, learn, send, stop };
     verdict consider(const event_row &event, position where, stream_state *&stream, position &at, bool from_hold);
     void encode(chunk &target, const event_row &event, position where, stream_state *stream, position at);
     void begin(chunk &target);

@@ -148,7 +148,16 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
                     at.ms = std::max(at.ms, moves_[i].to_ms);
             if (at.ms != current.at || is_settled(event))
                 continue;
-            visit(event.topic, expected_entry{at, *event.event_id, is_optional(event.topic, where), reader_.size()});
+            bool optional = is_optional(event.topic, where);
+            std::size_t size = reader_.size();
+            if (filter_ && filter_->transform_function().name) {
+                reader_.load(event);
+                transform::outcome made = transform::apply(filter_->transform_function(), event, true).what;
+                if (made == transform::outcome::withheld)
+                    continue;
+                optional = optional || made == transform::outcome::failed;
+            }
+            visit(event.topic, expected_entry{at, *event.event_id, optional, size});
         }
         reader_.end();
         if (!more) {

@@ -74,7 +74,7 @@ cmp_ok(time - $began, '<', 20, 'by itself, once the update is committed');
 poll_until(sub { stat_sink($node)->{state} eq 'streaming' }, 'it works');
 is(stat_sink($node)->{last_error} // '', '', 'and knows of no error');
 is(wait_for_worker($node), $pid, 'without another start');
-poll_until(sub { $redis->published > $committed + 600 }, 'what waited is published, and what has come since');
+poll_until(sub { $redis->published > $committed + 300 }, 'what waited is published, and what has come since');
 $looks->finish;
 $flush->finish;
 is($flushed, "t\n", 'a flush() that had waited since before the update is answered');

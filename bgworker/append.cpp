@@ -132,9 +132,11 @@ static void learn(stream_state &stream, position at) {
     stream.dirty = true;
 }
 
+bool dispatcher::has_transform() const { return filter_ && filter_->transform_function().name; }
+
 // What the sink's transform makes of an event that was loaded.
 transform::result dispatcher::transformed(event_row &event) const {
-    if (!filter_ || !filter_->transform_function().name)
+    if (!has_transform())
         return {transform::outcome::given, event.payload, nullptr};
     transform::result result = transform::apply(filter_->transform_function(), event, true);
     if (result.what == transform::outcome::given)
@@ -201,23 +203,29 @@ void dispatcher::fill(chunk &target) {
                 blocked_at = where;
                 break;
             }
-            if (decided == verdict::send) {
+            if (decided == verdict::send && !has_transform()) {
+                reader_.load(event);
+                encode(target, event, where, stream, at);
+            } else if (decided == verdict::learn && !has_transform()) {
+                learn(*stream, at);
+            } else if (decided != verdict::skip) {
+                MemoryContext old = MemoryContextSwitchTo(event_);
                 reader_.load(event);
                 transform::result made = transformed(event);
-                if (made.what == transform::outcome::failed) {
+                if (made.what == transform::outcome::given && decided == verdict::send)
+                    encode(target, event, where, stream, at);
+                else if (made.what == transform::outcome::given)
+                    learn(*stream, at);
+                else if (made.what == transform::outcome::failed && decided == verdict::send)
+                    error = MemoryContextStrdup(round_, made.error);
+                MemoryContextSwitchTo(old);
+                MemoryContextReset(event_); // many may be withheld in a row
+                if (error) {
                     reader_.seek(before);
                     blocked = stream;
                     blocked_at = where;
-                    error = MemoryContextStrdup(round_, made.error);
                     break;
                 }
-                if (made.what == transform::outcome::given)
-                    encode(target, event, where, stream, at);
-            } else if (decided == verdict::learn) {
-                if (filter_ && filter_->transform_function().name)
-                    reader_.load(event);
-                if (transformed(event).what == transform::outcome::given)
-                    learn(*stream, at);
             }
             target.last = where;
             ++target.events;

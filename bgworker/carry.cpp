@@ -115,8 +115,12 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         while (reader_.where().n < seen.at.n && reader_.next(event))
             if (!filter || filter->takes(event.event_type, event.topic)) {
                 if (filter && filter->transform_function().name) {
+                    MemoryContext old = MemoryContextSwitchTo(event_);
                     reader_.load(event);
-                    if (transform::apply(filter->transform_function(), event, true).what != transform::outcome::given)
+                    bool given = transform::apply(filter->transform_function(), event, true).what == transform::outcome::given;
+                    MemoryContextSwitchTo(old);
+                    MemoryContextReset(event_);
+                    if (!given)
                         continue;
                 }
                 stream = stream_of(event.topic);

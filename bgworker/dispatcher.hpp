@@ -31,6 +31,7 @@ class dispatcher {
     void commit_transaction();
     static void heed_end();
     bool tables_fit();
+    bool has_transform() const;
     transform::result transformed(event_row &event) const;
     bool load_sink();
     void load_memory();
@@ -118,6 +119,7 @@ class dispatcher {
     int sink_id_;
     MemoryContext round_;   // reset with every turn of the loop
     MemoryContext batches_; // what the readers keep
+    MemoryContext event_;   // one event, while a transform is at work on it
     shared::worker_stats stats_ = {};
 
     Oid extension_ = InvalidOid;

@@ -114,8 +114,12 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
                 more = false;
             else if (where >= stream.held_from && event.topic == stream.name() &&
                      (!filter_ || filter_->takes(event.event_type, event.topic))) {
+                MemoryContext old = has_transform() ? MemoryContextSwitchTo(event_) : CurrentMemoryContext;
                 hold_reader_.load(event);
                 more = visit(event, where);
+                MemoryContextSwitchTo(old);
+                if (has_transform())
+                    MemoryContextReset(event_); // many may be withheld in a row
             }
         }
         hold_reader_.end();

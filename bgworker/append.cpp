@@ -117,16 +117,31 @@ dispatcher::verdict dispatcher::consider(const event_row &event, position where,
     }
     at = place_of(event.topic, where);
     if (!from_hold && where <= present_upto_) {
-        // The marker says that it is there; what an earlier worker knew of the stream is learned on the way.
-        stream->tail = std::max(stream->tail, at);
-        ++stream->appended;
-        stream->dirty = true;
-        return verdict::skip;
+        return verdict::learn;
     }
     // Never sent before, and the stream is above its place already: it would be refused.
     if (at <= stream->top && !may_be_there(*stream, where))
         return verdict::stop;
     return verdict::send;
+}
+
+// The marker says that it is there; what an earlier worker knew of the stream is learned on the way.
+static void learn(stream_state &stream, position at) {
+    stream.tail = std::max(stream.tail, at);
+    ++stream.appended;
+    stream.dirty = true;
+}
+
+bool dispatcher::has_transform() const { return filter_ && filter_->transform_function().name; }
+
+// What the sink's transform makes of an event that was loaded.
+transform::result dispatcher::transformed(event_row &event) const {
+    if (!has_transform())
+        return {transform::outcome::given, event.payload, nullptr};
+    transform::result result = transform::apply(filter_->transform_function(), event, true);
+    if (result.what == transform::outcome::given)
+        event.payload = result.payload;
+    return result;
 }
 
 static std::string_view utf8(std::string_view stored) {
@@ -169,6 +184,7 @@ void dispatcher::fill(chunk &target) {
     for (;;) {
         stream_state *blocked = nullptr;
         position blocked_at;
+        const char *error = nullptr; // what its transform has failed with
         begin_transaction();
         load_moves(ms);
         reader_.begin();
@@ -187,9 +203,29 @@ void dispatcher::fill(chunk &target) {
                 blocked_at = where;
                 break;
             }
-            if (decided == verdict::send) {
+            if (decided == verdict::send && !has_transform()) {
                 reader_.load(event);
                 encode(target, event, where, stream, at);
+            } else if (decided == verdict::learn && !has_transform()) {
+                learn(*stream, at);
+            } else if (decided != verdict::skip) {
+                MemoryContext old = MemoryContextSwitchTo(event_);
+                reader_.load(event);
+                transform::result made = transformed(event);
+                if (made.what == transform::outcome::given && decided == verdict::send)
+                    encode(target, event, where, stream, at);
+                else if (made.what == transform::outcome::given)
+                    learn(*stream, at);
+                else if (made.what == transform::outcome::failed && decided == verdict::send)
+                    error = MemoryContextStrdup(round_, made.error);
+                MemoryContextSwitchTo(old);
+                MemoryContextReset(event_); // many may be withheld in a row
+                if (error) {
+                    reader_.seek(before);
+                    blocked = stream;
+                    blocked_at = where;
+                    break;
+                }
             }
             target.last = where;
             ++target.events;
@@ -200,7 +236,9 @@ void dispatcher::fill(chunk &target) {
         commit_transaction();
         if (!blocked || target.events > 0)
             return;
-        if (!move_up(*blocked, ms, blocked_at.n, PG_INT64_MAX))
+        if (error)
+            hold(*blocked, blocked_at, blocked_at, error);
+        else if (!move_up(*blocked, ms, blocked_at.n, PG_INT64_MAX))
             hold(*blocked, blocked_at, blocked_at, "the stream's last entry ID is too far in the future");
     }
 }

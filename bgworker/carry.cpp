@@ -114,6 +114,15 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         event_row event;
         while (reader_.where().n < seen.at.n && reader_.next(event))
             if (event.is_for(sink_id_, filter)) {
+                if (filter && filter->transform_function().name) {
+                    MemoryContext old = MemoryContextSwitchTo(event_);
+                    reader_.load(event);
+                    bool given = transform::apply(filter->transform_function(), event, true).what == transform::outcome::given;
+                    MemoryContextSwitchTo(old);
+                    MemoryContextReset(event_);
+                    if (!given)
+                        continue;
+                }
                 stream = stream_of(event.topic);
                 last = {lost.ms, event.n};
                 id = *event.event_id;

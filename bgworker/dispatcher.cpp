@@ -35,6 +35,7 @@ dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(
     round_ = AllocSetContextCreate(TopMemoryContext, "outbox round", ALLOCSET_DEFAULT_SIZES);
     definition_ = AllocSetContextCreate(TopMemoryContext, "outbox sink", ALLOCSET_DEFAULT_SIZES);
     batches_ = AllocSetContextCreate(TopMemoryContext, "outbox batch", ALLOCSET_DEFAULT_SIZES);
+    event_ = AllocSetContextCreate(TopMemoryContext, "outbox event", ALLOCSET_DEFAULT_SIZES);
     reader_.init(batches_);
     hold_reader_.init(batches_);
     cpp_call([this] {

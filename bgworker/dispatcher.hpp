@@ -31,6 +31,8 @@ class dispatcher {
     void commit_transaction();
     static void heed_end();
     bool tables_fit();
+    bool has_transform() const;
+    transform::result transformed(event_row &event) const;
     bool load_sink();
     void load_memory();
     void close_foreign_anchors();
@@ -54,7 +56,7 @@ class dispatcher {
     // -- append.cpp: one chunk
     sent run_batch();
     void fill(chunk &target);
-    enum class verdict { skip, send, stop };
+    enum class verdict { skip, learn, send, stop };
     verdict consider(const event_row &event, position where, stream_state *&stream, position &at, bool from_hold);
     void encode(chunk &target, const event_row &event, position where, stream_state *stream, position at);
     void begin(chunk &target);
@@ -126,6 +128,7 @@ class dispatcher {
     int sink_id_;
     MemoryContext round_;   // reset with every turn of the loop
     MemoryContext batches_; // what the readers keep
+    MemoryContext event_;   // one event, while a transform is at work on it
     shared::worker_stats stats_ = {};
 
     Oid extension_ = InvalidOid;

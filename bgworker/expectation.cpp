@@ -83,6 +83,7 @@ void expectation::load(int sink_id, position before_start, position confirmed, i
     until_ms_ = until_ms;
     run_ = AllocSetContextCreate(TopMemoryContext, "outbox expectation", ALLOCSET_DEFAULT_SIZES);
     window_ = AllocSetContextCreate(TopMemoryContext, "outbox window", ALLOCSET_DEFAULT_SIZES);
+    event_ = AllocSetContextCreate(run_, "outbox event", ALLOCSET_DEFAULT_SIZES);
     reader_.init(run_);
     filters_.load(sink_id, run_);
 

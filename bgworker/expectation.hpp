@@ -86,7 +86,7 @@ class expectation {
     const sinks::filter *filter_ = nullptr; // of the span that is being read
     int64 reach_ = 0; // the last tick that is looked at
     int64 until_ms_ = 0;
-    MemoryContext run_ = nullptr, window_ = nullptr;
+    MemoryContext run_ = nullptr, window_ = nullptr, event_ = nullptr;
     batch_reader reader_;
     HTAB *settled_ = nullptr;
     held_stream *held_ = nullptr;
@@ -148,7 +148,19 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
                     at.ms = std::max(at.ms, moves_[i].to_ms);
             if (at.ms != current.at || is_settled(event))
                 continue;
-            visit(event.topic, expected_entry{at, *event.event_id, is_optional(event.topic, where), reader_.size()});
+            bool optional = is_optional(event.topic, where);
+            std::size_t size = reader_.size();
+            if (filter_ && filter_->transform_function().name) {
+                MemoryContext old = MemoryContextSwitchTo(event_);
+                reader_.load(event);
+                transform::outcome made = transform::apply(filter_->transform_function(), event, true).what;
+                MemoryContextSwitchTo(old);
+                MemoryContextReset(event_);
+                if (made == transform::outcome::withheld)
+                    continue;
+                optional = optional || made == transform::outcome::failed;
+            }
+            visit(event.topic, expected_entry{at, *event.event_id, optional, size});
         }
         reader_.end();
         if (!more) {

@@ -113,8 +113,12 @@ void dispatcher::for_each_held(stream_state &stream, position upto, Visitor visi
             if (where > upto)
                 more = false;
             else if (where >= stream.held_from && event.topic == stream.name() && event.is_for(sink_id_, filter_)) {
+                MemoryContext old = has_transform() ? MemoryContextSwitchTo(event_) : CurrentMemoryContext;
                 hold_reader_.load(event);
                 more = visit(event, where);
+                MemoryContextSwitchTo(old);
+                if (has_transform())
+                    MemoryContextReset(event_); // many may be withheld in a row
             }
         }
         hold_reader_.end();
@@ -132,19 +136,33 @@ sent dispatcher::retry(stream_state &stream) {
     position upto = std::min(stream.tried, cursor_);
     position blocked_at;
     bool blocked = false;
+    const char *error = nullptr; // what its transform has failed with
     for_each_held(stream, upto, [&](const event_row &event, position where) {
         stream_state *found;
         position at;
+        event_row sent = event;
         verdict decided = consider(event, where, found, at, true);
         if (decided == verdict::stop) {
             blocked = true;
             blocked_at = where;
             return false;
         }
-        if (decided == verdict::send)
-            encode(hold_chunk_, event, where, &stream, at);
+        if (decided != verdict::send)
+            return !hold_chunk_.full();
+        transform::result made = transformed(sent);
+        if (made.what == transform::outcome::failed) {
+            blocked_at = where;
+            error = MemoryContextStrdup(round_, made.error);
+            return false;
+        }
+        if (made.what == transform::outcome::given)
+            encode(hold_chunk_, sent, where, &stream, at);
         return !hold_chunk_.full();
     });
+    if (error && hold_chunk_.count == 0) {
+        hold(stream, blocked_at, blocked_at, error);
+        return sent::good;
+    }
     if (blocked && hold_chunk_.count == 0) {
         if (!move_up(stream, blocked_at.ms, blocked_at.n, PG_INT64_MAX))
             hold(stream, blocked_at, blocked_at, "the stream's last entry ID is too far in the future");
@@ -210,7 +228,8 @@ void dispatcher::bury(stream_state &stream) {
                 return false;
             }
             last = where;
-            if (!is_settled(event)) {
+            event_row lost = event;
+            if (!is_settled(event) && transformed(lost).what != transform::outcome::withheld) {
                 state::add_dead_letter(sink_id_, event, place_of(event.topic, where), stream);
                 keys[count++] = {*event.event_id, event.seq};
                 bytes += event.payload.size();

@@ -37,6 +37,33 @@ template <typename Body, typename Always> void pg_finally(Body &&body, Always &&
     PG_END_TRY();
 }
 
+// Runs `body` in a subtransaction. An ERROR that it raises ends there: what it did is rolled back, and `failed` gets the error. Both
+// are called in the current memory context.
+template <typename Body, typename Failed> void pg_subtransaction(Body &&body, Failed &&failed) {
+    MemoryContext context = CurrentMemoryContext;
+    ResourceOwner owner = CurrentResourceOwner;
+    BeginInternalSubTransaction(nullptr);
+    MemoryContextSwitchTo(context);
+    PG_TRY();
+    {
+        body();
+        ReleaseCurrentSubTransaction();
+        MemoryContextSwitchTo(context);
+        CurrentResourceOwner = owner;
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        ErrorData *error = CopyErrorData();
+        FlushErrorState();
+        RollbackAndReleaseCurrentSubTransaction();
+        MemoryContextSwitchTo(context);
+        CurrentResourceOwner = owner;
+        failed(error);
+    }
+    PG_END_TRY();
+}
+
 #pragma GCC diagnostic pop
 
 } // namespace outbox

@@ -10,7 +10,7 @@ namespace definition_column {
 enum { id, uuid, name, anchor, paused, take_over, created_at, url, stream, start_ms, start_n };
 }
 namespace filter_column {
-enum { sink_id, from_ms, topics, event_types };
+enum { sink_id, from_ms, topics, event_types, transform, transform_owner };
 }
 
 // Calls visit(slot) for each row, until it returns false. A table that version 1.0 has not is empty there.
@@ -125,6 +125,10 @@ void filters::load(int sink_id, MemoryContext context) {
         added.from_ms_ = DatumGetInt64(values[filter_column::from_ms]);
         added.topics_ = filter::copy(context, values[filter_column::topics], nulls[filter_column::topics]);
         added.event_types_ = filter::copy(context, values[filter_column::event_types], nulls[filter_column::event_types]);
+        auto text_of = [&](int number) {
+            return nulls[number] ? nullptr : MemoryContextStrdup(context, TextDatumGetCString(values[number]));
+        };
+        added.transform_ = {text_of(filter_column::transform), text_of(filter_column::transform_owner)};
         return true;
     });
     std::sort(versions_, versions_ + count_, [](const filter &a, const filter &b) { return a.from_ms_ < b.from_ms_; });
@@ -134,7 +138,8 @@ const filter *filters::at(int64 ms) const {
     for (int i = count_; i-- > 0;)
         if (versions_[i].from_ms_ <= ms) {
             const filter &found = versions_[i];
-            return found.topics_.count < 0 && found.event_types_.count < 0 ? nullptr : &found;
+            bool everything = found.topics_.count < 0 && found.event_types_.count < 0 && !found.transform_.name;
+            return everything ? nullptr : &found;
         }
     return nullptr;
 }

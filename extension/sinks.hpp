@@ -4,6 +4,7 @@
 
 #include "bgworker/position.hpp"
 #include "extension/pg.hpp"
+#include "extension/transform.hpp"
 
 namespace outbox::sinks {
 
@@ -23,6 +24,7 @@ position start_of(int sink_id);
 class filter {
   public:
     bool takes(std::string_view event_type, std::string_view topic) const;
+    const transform::function &transform_function() const { return transform_; } // what it takes goes through this
 
   private:
     friend class filters;
@@ -35,6 +37,7 @@ class filter {
 
     int64 from_ms_;
     list topics_, event_types_;
+    transform::function transform_;
 };
 
 class filters {

@@ -23,6 +23,12 @@ CREATE OR REPLACE FUNCTION outbox.takes(sink_id int, ms bigint, event_type text,
 COMMENT ON FUNCTION outbox.takes(int, bigint, text, text) IS
     'whether the filters of a sink take such an event of that tick; null: of one to come';
 
+CREATE OR REPLACE FUNCTION outbox.passes(sink_id int, ms bigint, event_id uuid, event_type text, topic text, aggregate_type text,
+        aggregate_id text, version int, occurred_at timestamptz, headers text, payload text) RETURNS boolean
+    LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_passes';
+COMMENT ON FUNCTION outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text) IS
+    'as outbox.takes(), with the sink''s transform, which may withhold the event';
+
 CREATE OR REPLACE FUNCTION outbox.lag(sink_id int, ms bigint, n bigint, OUT events bigint, OUT oldest timestamptz)
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_lag';
 COMMENT ON FUNCTION outbox.lag(int, bigint, bigint) IS
@@ -45,18 +51,19 @@ COMMENT ON FUNCTION outbox.redis_url() IS 'outbox.redis_url with the password ma
 CREATE OR REPLACE VIEW outbox.sink AS
     SELECT d.id, d.name, d.uuid, COALESCE(d.url, outbox.redis_url()) AS url, d.paused,
            d.anchor <> outbox.anchor() AS restored, d.created_at,
-           f.topics, f.event_types, d.stream, d.start_ms, d.start_n
+           f.topics, f.event_types, d.stream, d.start_ms, d.start_n, f.transform
     FROM outbox.sink_definition d
-    LEFT JOIN LATERAL (SELECT topics, event_types FROM outbox.sink_filter
+    LEFT JOIN LATERAL (SELECT topics, event_types, transform FROM outbox.sink_filter
                         WHERE sink_id = d.id ORDER BY from_ms DESC LIMIT 1) f ON true
     UNION ALL
-    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0
+    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0, NULL
     WHERE NOT EXISTS (SELECT FROM outbox.sink_definition WHERE id = 1);
 COMMENT ON VIEW outbox.sink IS 'the configured destinations; the sink "default" is always there';
 COMMENT ON COLUMN outbox.sink.topics IS 'patterns of the topics that it takes; null: all';
 COMMENT ON COLUMN outbox.sink.event_types IS 'patterns of the event types that it takes; null: all';
 COMMENT ON COLUMN outbox.sink.stream IS 'what its streams are called; %t stands for the topic';
 COMMENT ON COLUMN outbox.sink.start_ms IS 'with start_n: the first position that it could have; events before are none of its own';
+COMMENT ON COLUMN outbox.sink.transform IS 'the function that makes its payloads, or withholds an event; null: payloads are as they were emitted';
 COMMENT ON COLUMN outbox.sink.uuid IS 'identity of the sink in Redis; given with the first event';
 COMMENT ON COLUMN outbox.sink.paused IS 'true after outbox.pause(): events are kept and not sent';
 COMMENT ON COLUMN outbox.sink.restored IS
@@ -111,7 +118,9 @@ CREATE OR REPLACE VIEW outbox.sink_event AS
                WHEN g.event_id IS NOT NULL THEN g.outcome
                WHEN p.event_id IS NOT NULL THEN 'published'
                WHEN (l.ms, COALESCE(l.n, -1)) < (k.start_ms, k.start_n) THEN 'filtered'
-               WHEN e.sink_id IS NULL AND NOT outbox.takes(c.sink_id, l.ms, e.event_type, t.topic) THEN 'filtered'
+               WHEN e.sink_id IS NULL AND
+                    NOT outbox.passes(c.sink_id, l.ms, e.event_id, e.event_type, t.topic, e.aggregate_type, e.aggregate_id, e.version,
+                                      e.occurred_at, e.headers, e.payload) THEN 'filtered'
                WHEN l.ms IS NULL THEN 'pending'
                WHEN (l.ms, l.n) > (c.ms, c.n) THEN CASE WHEN l.ms <= c.tick_ms THEN 'processing' ELSE 'pending' END
                WHEN (l.ms, l.n) >= (s.held_ms, s.held_n) THEN 'failed'
@@ -120,7 +129,7 @@ CREATE OR REPLACE VIEW outbox.sink_event AS
     WHERE (e.sink_id IS NULL OR e.sink_id = c.sink_id) AND g.outcome IS DISTINCT FROM 'redriven';
 COMMENT ON VIEW outbox.sink_event IS 'one row for each sink and retained event, with what became of it there; one more for each time that outbox.replay() appended it again';
 COMMENT ON COLUMN outbox.sink_event.status IS
-    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, discarded, or filtered: not for this sink, as its filters or its start say';
+    'pending, processing (in the batch being sent), published, failed (being retried), dead_letter, discarded, or filtered: not for this sink, as its filters, its transform or its start say';
 COMMENT ON COLUMN outbox.sink_event.position IS 'its entry ID in the stream; null until the event is in a tick';
 COMMENT ON COLUMN outbox.sink_event.published_at IS 'when the sink was first known to have confirmed it';
 

@@ -24,6 +24,11 @@ CREATE OR REPLACE FUNCTION outbox.check_patterns(name text, patterns text[]) RET
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_check_patterns';
 COMMENT ON FUNCTION outbox.check_patterns(text, text[]) IS 'an error unless these are patterns of topics or event_types';
 
+CREATE OR REPLACE FUNCTION outbox.check_transform(transform text, OUT signature text, OUT owner text)
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_check_transform';
+COMMENT ON FUNCTION outbox.check_transform(text) IS
+    'an error unless the caller may give this function to a sink: its name as it is kept, and the role whose rights it has';
+
 CREATE OR REPLACE FUNCTION outbox.stop_worker(sink_id int) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_stop_worker';
 COMMENT ON FUNCTION outbox.stop_worker(int) IS 'end the worker of a sink until this transaction is over';
@@ -68,7 +73,7 @@ COMMENT ON FUNCTION outbox.check_separate(int, text, text) IS 'an error where an
 -- small as it was then, and has its events in the same order and at the same positions. Behind the last of these ticks the sink
 -- goes on with ticks of its own.
 CREATE OR REPLACE FUNCTION outbox.create_sink(name text, url text, topics text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
-        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now') RETURNS void
+        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now', transform text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -86,6 +91,7 @@ DECLARE
     before record;
     own xid8;
     snapshot pg_snapshot;
+    made record;
 BEGIN
     PERFORM outbox.check_name(create_sink.name);
     IF url IS NULL OR start IS NULL THEN
@@ -96,6 +102,7 @@ BEGIN
     PERFORM outbox.check_stream(create_sink.stream);
     PERFORM outbox.check_patterns('topics', create_sink.topics);
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
+    SELECT t.signature, t.owner INTO made FROM outbox.check_transform(create_sink.transform) t;
     PERFORM outbox.check_isolation();
 
     -- Retention can drop nothing from here on, and each statement sees what was committed before it.
@@ -211,14 +218,14 @@ BEGIN
         INSERT INTO outbox.checkpoint (sink_id, ms, n, recorded_at)
         VALUES (new_id, CASE WHEN first_n > 0 THEN base_ms + 1 ELSE base_ms END, greatest(first_n - 1, 0), clock_timestamp());
     END IF;
-    IF create_sink.topics IS NOT NULL OR create_sink.event_types IS NOT NULL THEN
-        INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types)
-        VALUES (new_id, 0, create_sink.topics, create_sink.event_types);
+    IF create_sink.topics IS NOT NULL OR create_sink.event_types IS NOT NULL OR made.signature IS NOT NULL THEN
+        INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types, transform, transform_owner)
+        VALUES (new_id, 0, create_sink.topics, create_sink.event_types, made.signature, made.owner);
     END IF;
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text) IS
+COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text) IS
     'add a sink with a worker and a cursor of its own; start is now, beginning, a time or a position of sink "default"';
 
 CREATE OR REPLACE FUNCTION outbox.sink_id(sink text) RETURNS int
@@ -241,18 +248,20 @@ COMMENT ON FUNCTION outbox.sink_id(text) IS 'the id of a sink that has a row; an
 
 -- The sink's worker is ended before and started after: no tick can fall between the old filter and the new one.
 CREATE OR REPLACE FUNCTION outbox.alter_sink(sink text, url text DEFAULT NULL, topics text[] DEFAULT NULL,
-        event_types text[] DEFAULT NULL) RETURNS void
+        event_types text[] DEFAULT NULL, transform text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
     altered int;
     old record;
+    made record;
 BEGIN
     IF alter_sink.url IS NOT NULL THEN
         PERFORM outbox.check_url(alter_sink.url);
     END IF;
     PERFORM outbox.check_patterns('topics', alter_sink.topics);
     PERFORM outbox.check_patterns('event_types', alter_sink.event_types);
+    SELECT t.signature, t.owner INTO made FROM outbox.check_transform(NULLIF(alter_sink.transform, 'none')) t;
     IF sink = 'default' THEN
         IF alter_sink.url IS NOT NULL THEN
             RAISE EXCEPTION 'the URL of sink "default" is a setting'
@@ -268,20 +277,25 @@ BEGIN
         PERFORM outbox.check_separate(altered, alter_sink.url, d.stream) FROM outbox.sink_definition d WHERE d.id = altered;
         UPDATE outbox.sink_definition SET url = alter_sink.url WHERE id = altered;
     END IF;
-    IF alter_sink.topics IS NOT NULL OR alter_sink.event_types IS NOT NULL THEN
-        SELECT f.topics, f.event_types INTO old FROM outbox.sink_filter f WHERE f.sink_id = altered ORDER BY f.from_ms DESC LIMIT 1;
-        INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types)
+    IF alter_sink.topics IS NOT NULL OR alter_sink.event_types IS NOT NULL OR alter_sink.transform IS NOT NULL THEN
+        SELECT f.topics, f.event_types, f.transform, f.transform_owner INTO old FROM outbox.sink_filter f WHERE f.sink_id = altered ORDER BY f.from_ms DESC LIMIT 1;
+        IF alter_sink.transform IS NULL THEN
+            made.signature := old.transform;
+            made.owner := old.transform_owner;
+        END IF;
+        INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types, transform, transform_owner)
         -- not before now: after a crash the newest tick may be in Redis' marker only
         SELECT altered, greatest(max(t.ms) + 1, floor(extract(epoch FROM clock_timestamp()) * 1000)::bigint), COALESCE(alter_sink.topics, old.topics),
-               COALESCE(alter_sink.event_types, old.event_types)
+               COALESCE(alter_sink.event_types, old.event_types), made.signature, made.owner
           FROM outbox.tick t WHERE t.sink_id = altered
-        ON CONFLICT (sink_id, from_ms) DO UPDATE SET topics = EXCLUDED.topics, event_types = EXCLUDED.event_types;
+        ON CONFLICT (sink_id, from_ms) DO UPDATE SET topics = EXCLUDED.topics, event_types = EXCLUDED.event_types,
+            transform = EXCLUDED.transform, transform_owner = EXCLUDED.transform_owner;
     END IF;
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[]) IS
-    'give a sink another URL, or filters that count for events from now on; null leaves as it is, {*} takes everything';
+COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text) IS
+    'give a sink another URL, or filters or a transform that count for events from now on; null leaves as it is, {*} takes everything, none takes the transform away';
 
 CREATE OR REPLACE FUNCTION outbox.drop_sink(sink text, discard_dead_letters boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -42,9 +42,13 @@ CREATE TABLE outbox.sink_filter (
     from_ms bigint NOT NULL,
     topics text[],
     event_types text[],
+    transform text,
+    transform_owner text,
     PRIMARY KEY (sink_id, from_ms)
 );
 COMMENT ON TABLE outbox.sink_filter IS 'what each sink takes, from which tick on; without a row it takes everything';
+COMMENT ON COLUMN outbox.sink_filter.transform IS 'the function that makes its payloads; null: they are as they were emitted';
+COMMENT ON COLUMN outbox.sink_filter.transform_owner IS 'the role whose function it must be, and whose rights it has';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.sink_filter', '');

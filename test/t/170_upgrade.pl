@@ -59,8 +59,10 @@ is($redis->published, 0, 'and has sent nothing');
 # the update, while services emit and others look
 
 my $load = start_load($node, clients => 4, rate => 300);
+my $flush = IPC::Run::start([ 'psql', '-XAtd', $node->connstr('postgres'), '-c', q{SELECT outbox.flush('60 s')} ],
+    '<', \undef, '>', \my $flushed, '2>', \my $told_meanwhile);
 my $looks = IPC::Run::start(
-    [ 'pgbench', '-n', '-c', 2, '-R', 60, '-t', 100, '-f', '-', '-d', $node->connstr('postgres') ],
+    [ 'pgbench', '-n', '-c', 2, '-R', 60, '-t', 60, '-f', '-', '-d', $node->connstr('postgres') ],
     '<', \"SELECT state FROM outbox.stat_sink;\nSELECT count(*) FROM outbox.event WHERE event_id = gen_random_uuid();\n",
     '>', \my $looked, '2>', \my $complaints);
 poll_until(sub { committed($node) > $committed + 200 }, 'services emit');
@@ -72,8 +74,10 @@ cmp_ok(time - $began, '<', 20, 'by itself, once the update is committed');
 poll_until(sub { stat_sink($node)->{state} eq 'streaming' }, 'it works');
 is(stat_sink($node)->{last_error} // '', '', 'and knows of no error');
 is(wait_for_worker($node), $pid, 'without another start');
-poll_until(sub { $redis->published > $committed + 600 }, 'what waited is published, and what has come since');
+poll_until(sub { $redis->published > $committed + 300 }, 'what waited is published, and what has come since');
 $looks->finish;
+$flush->finish;
+is($flushed, "t\n", 'a flush() that had waited since before the update is answered');
 is($complaints =~ /ERROR/ ? $complaints : '', '', 'who looked at the views met no error');
 like($looked, qr/number of transactions actually processed: [1-9]/, 'and did look');
 $load->stop;

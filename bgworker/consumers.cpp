@@ -46,7 +46,6 @@ void request() {
 }
 
 void set_key(group &target, int sink_id, std::string_view topic, std::string_view name) {
-    target = {};
     memset(static_cast<void *>(&target), 0, sizeof target);
     target.database = MyDatabaseId;
     target.sink_id = sink_id;
@@ -86,14 +85,14 @@ void forget_others(int sink_id, uint32 pass) {
 
 group *all(int &count) {
     count = 0;
-    auto *found = static_cast<group *>(palloc_extended(sizeof(group) * static_cast<Size>(std::max(capacity(), 1)), MCXT_ALLOC_HUGE));
     if (!table)
-        return found;
+        return nullptr;
     LWLockAcquire(lock, LW_SHARED);
+    auto *found = static_cast<group *>(palloc_extended(sizeof(group) * static_cast<Size>(hash_get_num_entries(table) + 1), MCXT_ALLOC_HUGE));
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, table);
     while (auto *each = static_cast<group *>(hash_seq_search(&scan)))
-        if (each->database == MyDatabaseId && count < capacity())
+        if (each->database == MyDatabaseId)
             found[count++] = *each;
     LWLockRelease(lock);
     return found;

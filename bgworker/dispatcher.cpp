@@ -508,7 +508,7 @@ void dispatcher::wait(int ms) {
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
     if (link_.is_open()) {
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
-        if (memory_loaded_ && cursor_ >= heal_until_)
+        if (stats_.state == worker_state::streaming && cursor_ >= heal_until_)
             ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), look_at_)));
     }
     link_.wait_for_latch(std::max(ms, 1));

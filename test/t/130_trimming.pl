@@ -75,7 +75,7 @@ sub look_for_lost {
 }
 
 my $load = start_load($node, clients => 2, rate => 250);
-my $until = time + 3;
+my $until = time + 2;
 my $round = 0;
 while (time < $until) {
     for my $group (sort keys %speed) {
@@ -222,6 +222,9 @@ one("SELECT count(outbox.emit('large.thing.happened', to_json(repeat('x', 1000))
 poll_until(sub { (stat_sink($node)->{last_error} // '') =~ /^OOM/ }, 'Redis is full');
 my ($ms) = split /-/, { @{ $redis->cmd('XINFO', 'STREAM', 'outbox:{large}') } }->{'last-generated-id'};
 poll_until(sub { one('SELECT ms FROM outbox.checkpoint WHERE sink_id = 1') == $ms }, 'what was confirmed is written down');
+# so full that not even the marker can be written
+($memory{used_memory}) = $redis->cmd('INFO', 'memory') =~ /^used_memory:(\d+)/m;
+$redis->cmd('CONFIG', 'SET', 'maxmemory', $memory{used_memory} - 1_000_000);
 kill_worker($node);
 my $read = 0;
 poll_until(

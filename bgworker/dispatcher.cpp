@@ -36,6 +36,7 @@ dispatcher::dispatcher(shared::slot *slot, int sink_id) : slot_(slot), sink_id_(
     definition_ = AllocSetContextCreate(TopMemoryContext, "outbox sink", ALLOCSET_DEFAULT_SIZES);
     batches_ = AllocSetContextCreate(TopMemoryContext, "outbox batch", ALLOCSET_DEFAULT_SIZES);
     event_ = AllocSetContextCreate(TopMemoryContext, "outbox event", ALLOCSET_DEFAULT_SIZES);
+    looks_ = AllocSetContextCreate(TopMemoryContext, "outbox look at streams", ALLOCSET_DEFAULT_SIZES);
     reader_.init(batches_);
     hold_reader_.init(batches_);
     cpp_call([this] {
@@ -430,6 +431,7 @@ void dispatcher::lose(const char *doing) {
     if (fenced_)
         return; // may_take_over() has said it all
     ++stats_.errors;
+    full_ = std::string_view(link_.error()).starts_with("OOM");
     strlcpy(stats_.last_error, link_.error(), sizeof stats_.last_error);
     stats_.last_error_at = GetCurrentTimestamp();
     // At once, but not again and again.
@@ -469,14 +471,17 @@ bool dispatcher::connect() {
         return false;
     }
     OUTBOX_CRASH_POINT("connected");
-    if (!reconcile()) {
+    if ((full_ && !make_room()) || !reconcile()) {
         lose("could not work with");
         return false;
     }
     if (down_ || was_fenced)
         ereport(LOG, errmsg("sink \"%s\" works again with Redis at \"%s\"", sink_.name, link_.endpoint()));
     slot_->served = true;
-    down_ = false;
+    look_count_ = look_place_ = 0;
+    look_at_ = groups_due_ = redis_due_ = 0;
+    trim_refusal_.until = look_refusal_.until = 0;
+    down_ = full_ = false;
     failures_ = 0;
     complained_at_ = 0;
     set_state(cursor_ < heal_until_ ? worker_state::healing : worker_state::streaming);
@@ -516,6 +521,10 @@ bool dispatcher::dispatch() {
     }
     if (unsaved_ && TimestampDifferenceExceeds(saved_at_, steady_now(), checkpoint_interval))
         checkpoint();
+    if (!batch_open_ && look_is_due() && !look_after_streams()) {
+        lose("lost");
+        return true;
+    }
     if (!batch_open_) {
         turn_ring();
         if (!next_batch())
@@ -534,8 +543,11 @@ void dispatcher::wait(int ms) {
     TimestampTz retry = link_.is_open() ? next_retry() : 0;
     if (retry != 0)
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
-    if (link_.is_open())
+    if (link_.is_open()) {
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
+        if (stats_.state == worker_state::streaming && cursor_ >= heal_until_)
+            ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), look_at_)));
+    }
     if (delivers_)
         // rounded up: a millisecond too early is a look for nothing
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), shared::next_due(slot_))));

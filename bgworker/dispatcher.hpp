@@ -16,6 +16,13 @@ namespace outbox {
 
 enum class sent { good, again, lost };
 
+struct asked_group;
+
+// Something that Redis does not let this user do, and that events do not depend on.
+struct refusal {
+    TimestampTz until, complained_at; // as steady_now() has it
+};
+
 class dispatcher {
   public:
     dispatcher(shared::slot *slot, int sink_id);
@@ -115,6 +122,20 @@ class dispatcher {
     bool move_due(TimestampTz now, int &moved);
     void sweep_delayed();
 
+    // -- look.cpp: the consumers of the streams
+    bool look_is_due() const;
+    bool look_after_streams();
+    bool look_at_groups(stream_state *const *streams, int count);
+    bool look_into_groups(asked_group *groups, int count);
+    bool complete_lags(asked_group *groups, int count);
+    bool look_at_redis();
+    static bool is_refusal_of(const redisReply &reply, refusal &of);
+    void complain(refusal &about, const char *what, const char *why);
+
+    // -- trim.cpp
+    bool trim(stream_state *const *streams, int count, const char *marker);
+    bool make_room();
+
     // -- retention.cpp
     void turn_ring();
     bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count);
@@ -206,6 +227,19 @@ class dispatcher {
     TimestampTz looked_for_due_at_ = 0;
     TimestampTz swept_at_ = 0;
     int due_delay_ = 0; // ms until an event is tried again that somebody else has locked
+
+    MemoryContext looks_;    // what a pass through the streams needs
+    stream_state **look_streams_ = nullptr;
+    int look_count_ = 0;
+    int look_place_ = 0;     // in that pass
+    uint32 look_pass_ = 0;
+    bool looks_at_groups_ = false; // in this pass
+    bool trims_more_ = false;      // something was trimmed in this pass: there may be more
+    TimestampTz look_at_ = 0;      // the next step
+    TimestampTz groups_due_ = 0;
+    TimestampTz redis_due_ = 0;
+    refusal trim_refusal_ = {}, look_refusal_ = {};
+    bool full_ = false; // Redis has no room
 
     int failures_ = 0; // in a row
     TimestampTz retry_at_ = 0;

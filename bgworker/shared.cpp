@@ -1,5 +1,6 @@
 #include "bgworker/shared.hpp"
 
+#include "bgworker/consumers.hpp"
 #include "extension/settings.hpp"
 
 #include <csignal>
@@ -247,6 +248,7 @@ slot *attach(int index, Oid database, int sink_id) {
 
 // With the lock held. Whoever was refused a slot for want of one may have it.
 static void free_slot(slot &target) {
+    consumers::forget(target.database, target.sink_id);
     target.database = InvalidOid;
     target.stats = {};
     if (shm->no_slot)

@@ -9,6 +9,9 @@ namespace outbox::shared {
 enum class worker_state : int { idle, connecting, streaming, healing, backing_off, fenced, paused, restored, disabled, wrong_version };
 const char *name_of(worker_state state);
 
+// Does Redis remove keys without a time to live, such as streams, when it is full?
+enum class eviction : int { unknown, no, yes };
+
 // What a worker says of itself. Written by that worker only, under the lock.
 struct worker_stats {
     worker_state state;
@@ -23,6 +26,8 @@ struct worker_stats {
     int64 errors;
     int64 duplicates_rejected;
     int64 healed;
+    int64 trimmed;     // entries
+    eviction evicts;
     double throughput; // events a second
     TimestampTz last_error_at;
     char last_error[256];

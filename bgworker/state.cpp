@@ -59,7 +59,8 @@ static Datum column(uint64 row, int number) {
 }
 
 bool load_sink(int sink_id, sink_row &row) {
-    bool found = run("SELECT name, uuid::text, anchor, paused, take_over, url, stream, start_ms, start_n, used "
+    bool found = run("SELECT name, uuid::text, anchor, paused, take_over, url, stream, start_ms, start_n, used, trimming, "
+                     "COALESCE(max_length, 0), COALESCE(ceil(extract(epoch FROM max_age) * 1000)::bigint, 0) "
                      "FROM outbox.sink_definition WHERE id = $1",
                      {of(sink_id)}) == 1;
     if (found) {
@@ -74,6 +75,10 @@ bool load_sink(int sink_id, sink_row &row) {
         strlcpy(row.stream, TextDatumGetCString(column(0, 7)), sizeof row.stream);
         row.start = {DatumGetInt64(column(0, 8)), DatumGetInt64(column(0, 9))};
         row.used = DatumGetBool(column(0, 10));
+        const char *trimming = TextDatumGetCString(column(0, 11));
+        row.trimming = strcmp(trimming, "consumed") == 0 ? sink_row::consumed : strcmp(trimming, "limits") == 0 ? sink_row::limits : sink_row::off;
+        row.max_length = DatumGetInt64(column(0, 12));
+        row.max_age = DatumGetInt64(column(0, 13));
     }
     finish();
     return found;

@@ -23,6 +23,9 @@ struct sink_row {
     bool take_over;
     bool used;      // it may have sent something
     position start; // the first that belongs to it
+    enum trim_mode { off, consumed, limits } trimming;
+    int64 max_length; // entries; 0: no limit
+    int64 max_age;    // ms; 0: no limit
 
     // Points into the row.
     stream_naming naming() const {

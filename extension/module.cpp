@@ -1,5 +1,6 @@
 // What is loaded: a table of contents.
 
+#include "bgworker/consumers.hpp"
 #include "bgworker/database_ddl.hpp"
 #include "bgworker/shared.hpp"
 #include "bgworker/worker.hpp"
@@ -21,6 +22,7 @@ PGDLLEXPORT void _PG_init(void) {
     if (!process_shared_preload_libraries_in_progress)
         return; // loaded by emit: events are recorded, and a warning says that nobody will publish them
     outbox::shared::request();
+    outbox::consumers::request();
     outbox::define_database_ddl();
     outbox::register_launcher();
 }

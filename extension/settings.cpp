@@ -24,6 +24,8 @@ int max_payload_size = 1024 * 1024;
 int connect_timeout = 5000;
 int response_timeout = 5000;
 int lease_timeout = 10000;
+int consumer_interval = 5000;
+int max_consumer_groups = 2000;
 int max_workers = 16;
 
 // The real URL. What the setting itself holds, and so everything that shows it, has the password masked.
@@ -143,9 +145,14 @@ void define() {
     integer("outbox.lease_timeout",
             "Time after its last sign of life when another server's worker counts as gone.",
             &lease_timeout, 1000, 600000, GUC_UNIT_MS);
-    if (process_shared_preload_libraries_in_progress)
+    integer("outbox.consumer_interval", "Time between two looks at the consumer groups of a stream, and two times of trimming it.",
+            &consumer_interval, 100, 3600000, GUC_UNIT_MS);
+    if (process_shared_preload_libraries_in_progress) {
+        integer("outbox.max_consumer_groups", "Most consumer groups of all streams that outbox.stat_consumer shows.",
+                &max_consumer_groups, 0, 100000, 0, PGC_POSTMASTER);
         integer("outbox.max_workers", "Most workers in the cluster: one for each database and sink.",
                 &max_workers, 1, 1024, 0, PGC_POSTMASTER);
+    }
     MarkGUCPrefixReserved("outbox");
 }
 

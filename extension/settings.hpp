@@ -18,6 +18,8 @@ extern int max_payload_size;  // bytes
 extern int connect_timeout;   // ms
 extern int response_timeout;  // ms
 extern int lease_timeout;     // ms
+extern int consumer_interval; // ms
+extern int max_consumer_groups;
 extern int max_workers;       // workers
 
 void define();

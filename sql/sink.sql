@@ -33,6 +33,33 @@ CREATE OR REPLACE FUNCTION outbox.stop_worker(sink_id int) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_stop_worker';
 COMMENT ON FUNCTION outbox.stop_worker(int) IS 'end the worker of a sink until this transaction is over';
 
+-- How the streams of a sink are trimmed. `whole`: these are all of its options, and they have to make sense together.
+CREATE OR REPLACE FUNCTION outbox.check_trimming(trimming text, max_length bigint, max_age interval, whole boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF trimming NOT IN ('off', 'consumed', 'limits') THEN
+        RAISE EXCEPTION 'invalid trimming "%"', left(regexp_replace(trimming, '[^ -~]', '?', 'g'), 60)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Use ''off'', ''consumed'' or ''limits''.';
+    END IF;
+    IF max_length < 0 THEN
+        RAISE EXCEPTION 'max_length must not be negative' USING ERRCODE = 'invalid_parameter_value', HINT = '0 is no limit.';
+    END IF;
+    IF max_age < '0' OR max_age > '100 years' THEN
+        RAISE EXCEPTION 'max_age must be between 0 and 100 years' USING ERRCODE = 'invalid_parameter_value', HINT = '0 is no limit.';
+    END IF;
+    IF whole AND trimming = 'limits' AND NULLIF(max_length, 0) IS NULL AND NULLIF(max_age, '0') IS NULL THEN
+        RAISE EXCEPTION 'trimming => ''limits'' needs a limit'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'Give max_length, max_age or both.';
+    END IF;
+    IF whole AND trimming = 'off' AND (NULLIF(max_length, 0) IS NOT NULL OR NULLIF(max_age, '0') IS NOT NULL) THEN
+        RAISE EXCEPTION 'max_length and max_age are of no use while trimming is off'
+            USING ERRCODE = 'invalid_parameter_value',
+                  HINT = 'Use trimming => ''consumed'' or ''limits'', or take the limits away with max_length => 0 and max_age => ''0''.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION outbox.check_trimming(text, bigint, interval, boolean) IS 'an error unless a sink may be trimmed so';
+
 -- With an older snapshot, ticks would be missed that workers have recorded since.
 CREATE OR REPLACE FUNCTION outbox.check_isolation() RETURNS void
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -73,7 +100,8 @@ COMMENT ON FUNCTION outbox.check_separate(int, text, text) IS 'an error where an
 -- small as it was then, and has its events in the same order and at the same positions. Behind the last of these ticks the sink
 -- goes on with ticks of its own.
 CREATE OR REPLACE FUNCTION outbox.create_sink(name text, url text, topics text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
-        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now', transform text DEFAULT NULL) RETURNS void
+        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now', transform text DEFAULT NULL, trimming text DEFAULT NULL,
+        max_length bigint DEFAULT NULL, max_age interval DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -103,6 +131,7 @@ BEGIN
     PERFORM outbox.check_patterns('topics', create_sink.topics);
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
     SELECT t.signature, t.owner INTO made FROM outbox.check_transform(create_sink.transform) t;
+    PERFORM outbox.check_trimming(COALESCE(create_sink.trimming, 'off'), create_sink.max_length, create_sink.max_age, true);
     PERFORM outbox.check_isolation();
 
     -- Retention can drop nothing from here on, and each statement sees what was committed before it.
@@ -211,9 +240,10 @@ BEGIN
                        'SELECT $1, outbox.anchor(), $2, COALESCE(pg_sequence_last_value(''outbox.event_seq''), 0), 0, -1, $3',
                        COALESCE((SELECT max(r.generation) FROM outbox.ring r), 0) % 8) USING new_id, base_ms, snapshot;
     END IF;
-    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n)
+    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n, trimming, max_length, max_age)
     VALUES (new_id, gen_random_uuid(), create_sink.name, outbox.anchor(), create_sink.url, create_sink.stream,
-            COALESCE(base_ms + 1, 0), first_n);
+            COALESCE(base_ms + 1, 0), first_n, COALESCE(create_sink.trimming, 'off'), NULLIF(create_sink.max_length, 0),
+            NULLIF(create_sink.max_age, '0'));
     IF base_ms IS NOT NULL THEN
         INSERT INTO outbox.checkpoint (sink_id, ms, n, recorded_at)
         VALUES (new_id, CASE WHEN first_n > 0 THEN base_ms + 1 ELSE base_ms END, greatest(first_n - 1, 0), clock_timestamp());
@@ -225,7 +255,7 @@ BEGIN
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text) IS
+COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval) IS
     'add a sink with a worker and a cursor of its own; start is now, beginning, a time or a position of sink "default"';
 
 CREATE OR REPLACE FUNCTION outbox.sink_id(sink text) RETURNS int
@@ -248,7 +278,8 @@ COMMENT ON FUNCTION outbox.sink_id(text) IS 'the id of a sink that has a row; an
 
 -- The sink's worker is ended before and started after: no tick can fall between the old filter and the new one.
 CREATE OR REPLACE FUNCTION outbox.alter_sink(sink text, url text DEFAULT NULL, topics text[] DEFAULT NULL,
-        event_types text[] DEFAULT NULL, transform text DEFAULT NULL) RETURNS void
+        event_types text[] DEFAULT NULL, transform text DEFAULT NULL, trimming text DEFAULT NULL, max_length bigint DEFAULT NULL,
+        max_age interval DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -262,6 +293,7 @@ BEGIN
     PERFORM outbox.check_patterns('topics', alter_sink.topics);
     PERFORM outbox.check_patterns('event_types', alter_sink.event_types);
     SELECT t.signature, t.owner INTO made FROM outbox.check_transform(NULLIF(alter_sink.transform, 'none')) t;
+    PERFORM outbox.check_trimming(COALESCE(alter_sink.trimming, 'off'), alter_sink.max_length, alter_sink.max_age);
     IF sink = 'default' THEN
         IF alter_sink.url IS NOT NULL THEN
             RAISE EXCEPTION 'the URL of sink "default" is a setting'
@@ -291,11 +323,22 @@ BEGIN
         ON CONFLICT (sink_id, from_ms) DO UPDATE SET topics = EXCLUDED.topics, event_types = EXCLUDED.event_types,
             transform = EXCLUDED.transform, transform_owner = EXCLUDED.transform_owner;
     END IF;
+    IF alter_sink.trimming IS NOT NULL OR alter_sink.max_length IS NOT NULL OR alter_sink.max_age IS NOT NULL THEN
+        UPDATE outbox.sink_definition d
+           SET trimming = COALESCE(alter_sink.trimming, d.trimming), max_length = NULLIF(COALESCE(alter_sink.max_length, d.max_length), 0),
+               max_age = NULLIF(COALESCE(alter_sink.max_age, d.max_age), '0')
+         WHERE d.id = altered
+        RETURNING d.trimming, d.max_length, d.max_age INTO old;
+        -- to turn it off, the limits need not be taken away
+        PERFORM outbox.check_trimming(old.trimming,
+            CASE WHEN old.trimming <> 'off' OR alter_sink.max_length > 0 THEN old.max_length END,
+            CASE WHEN old.trimming <> 'off' OR alter_sink.max_age > '0' THEN old.max_age END, true);
+    END IF;
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text) IS
-    'give a sink another URL, or filters or a transform that count for events from now on; null leaves as it is, {*} takes everything, none takes the transform away';
+COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval) IS
+    'give a sink another URL, filters or a transform that count for events from now on, or other trimming; null leaves as it is, {*} takes everything, none takes the transform away, a limit of 0 is none';
 
 CREATE OR REPLACE FUNCTION outbox.drop_sink(sink text, discard_dead_letters boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

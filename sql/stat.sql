@@ -11,10 +11,12 @@ CREATE OR REPLACE VIEW outbox.stat_sink AS
            w.last_error, w.last_error_at,
            held.streams AS held_streams, dead.letters AS dead_letters,
            CASE WHEN c.ms > 0 THEN c.ms || '-' || GREATEST(c.n, 0) END AS position, c.confirmed_at,
-           w.held_back_by AS retention_held_back_by
+           w.held_back_by AS retention_held_back_by,
+           r.trimmed, r.can_evict
     FROM outbox.sink s
     JOIN outbox.sink_cursor c ON c.sink_id = s.id
     LEFT JOIN outbox.worker_state() w ON w.sink_id = s.id
+    LEFT JOIN outbox.redis_state() r ON r.sink_id = s.id
     CROSS JOIN LATERAL (SELECT count(*) AS streams FROM outbox.stream
                          WHERE sink_id = s.id AND held_ms IS NOT NULL) held
     CROSS JOIN LATERAL (SELECT count(*) AS letters FROM outbox.dead_letter WHERE sink_id = s.id) dead
@@ -34,14 +36,28 @@ COMMENT ON COLUMN outbox.stat_sink.duplicates_rejected IS 'entries sent again af
 COMMENT ON COLUMN outbox.stat_sink.healed IS 'entries that Redis had lost and that were appended again';
 COMMENT ON COLUMN outbox.stat_sink.held_streams IS 'streams that refuse entries and are being retried';
 COMMENT ON COLUMN outbox.stat_sink.retention_held_back_by IS 'why old events could not be dropped the last time they were due; null when nothing holds them';
+COMMENT ON COLUMN outbox.stat_sink.trimmed IS 'entries trimmed off its streams since the worker started';
+COMMENT ON COLUMN outbox.stat_sink.can_evict IS
+    'whether its Redis evicts streams when it is full (maxmemory with a policy allkeys-*), looked at once a minute; null: not known';
 
--- Names and types are those of Prometheus' text format. A name of a sink needs no escaping, that of a database does.
+-- a name, as the value of a label
+CREATE OR REPLACE FUNCTION outbox.metrics_label(value text) RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+    SELECT '"' || replace(replace(replace(value, E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"'
+$$;
+COMMENT ON FUNCTION outbox.metrics_label(text) IS 'a text quoted for outbox.metrics()';
+
+-- Names and types are those of Prometheus' text format. A name of a sink needs no escaping, that of a database or group does.
 CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
     LANGUAGE sql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp AS $$
     WITH database AS (
-        SELECT E'database="' || replace(replace(replace(current_database(), E'\\', E'\\\\'), '"', E'\\"'), E'\n', E'\\n') || '"' AS label),
+        SELECT 'database=' || outbox.metrics_label(current_database()) AS label),
     sink AS MATERIALIZED (
         SELECT d.label || ',sink="' || s.sink || '"' AS label, s.* FROM outbox.stat_sink s CROSS JOIN database d),
+    consumer AS MATERIALIZED (
+        SELECT d.label || ',sink="' || c.sink || '",stream=' || outbox.metrics_label(c.stream)
+               || ',group=' || outbox.metrics_label(c.consumer_group) AS label, c.*
+          FROM outbox.stat_consumer c CROSS JOIN database d),
     storage AS (
         SELECT d.label, sum(pg_total_relation_size(c.oid)) AS bytes
           FROM pg_class c CROSS JOIN database d
@@ -67,11 +83,26 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
                 s.label, CASE WHEN s.retention_held_back_by IS NULL THEN 0 ELSE 1 END)
         ) v(n, name, type, help, label, value)
         UNION ALL
+        SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES
+            (14, 'outbox_trimmed_total', 'counter', 'entries trimmed off the streams since the worker started', s.label, s.trimmed::double precision),
+            (15, 'outbox_redis_eviction', 'gauge', 'whether Redis evicts streams when it is full: maxmemory with a policy allkeys-*',
+                s.label, s.can_evict::int)
+        ) v(n, name, type, help, label, value)
+        UNION ALL
+        SELECT v.* FROM consumer c CROSS JOIN LATERAL (VALUES
+            (16, 'outbox_group_lag', 'gauge', 'entries of the stream that the group was not given yet', c.label, c.lag::double precision),
+            (17, 'outbox_group_pending', 'gauge', 'entries that the group was given and has not acknowledged', c.label, c.pending),
+            (18, 'outbox_group_oldest_pending_seconds', 'gauge', 'age of the oldest of them, since it was recorded for the stream',
+                c.label, COALESCE(date_part('epoch', c.oldest_pending_age), 0)),
+            (19, 'outbox_group_consumers', 'gauge', 'consumers that the group has', c.label, c.consumers),
+            (20, 'outbox_group_dead_letters', 'gauge', 'dead letters of the group', c.label, c.dead_letters)
+        ) v(n, name, type, help, label, value)
+        UNION ALL
         SELECT 13, 'outbox_storage_bytes', 'gauge', 'what stored events, ticks and delayed events take on disk, with their indexes', label, bytes FROM storage
         UNION ALL
-        SELECT 14, 'outbox_delayed_events', 'gauge', 'events that are to be delivered later', label, events FROM database, outbox.stat_delayed
+        SELECT 21, 'outbox_delayed_events', 'gauge', 'events that are to be delivered later', label, events FROM database, outbox.stat_delayed
         UNION ALL
-        SELECT 15, 'outbox_delayed_oldest_overdue_seconds', 'gauge', 'for how long the first of them should have been delivered',
+        SELECT 22, 'outbox_delayed_oldest_overdue_seconds', 'gauge', 'for how long the first of them should have been delivered',
                label, COALESCE(overdue_seconds, 0) FROM database, outbox.stat_delayed),
     family AS (
         SELECT n, '# HELP ' || name || ' ' || help || E'\n# TYPE ' || name || ' ' || type || E'\n'
@@ -79,4 +110,4 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
           FROM sample WHERE value IS NOT NULL GROUP BY n, name, help, type)
     SELECT string_agg(text, '' ORDER BY n) FROM family
 $$;
-COMMENT ON FUNCTION outbox.metrics() IS 'what outbox.stat_sink says, in the text format of Prometheus';
+COMMENT ON FUNCTION outbox.metrics() IS 'what outbox.stat_sink and outbox.stat_consumer say, in the text format of Prometheus';

@@ -140,12 +140,16 @@ CREATE TABLE outbox.sink_definition (
     stream text NOT NULL DEFAULT 'outbox:{%t}',
     start_ms bigint NOT NULL DEFAULT 0,
     start_n bigint NOT NULL DEFAULT 0,
-    used boolean NOT NULL DEFAULT false
+    used boolean NOT NULL DEFAULT false,
+    trimming text NOT NULL DEFAULT 'off',
+    max_length bigint,
+    max_age interval
 );
 COMMENT ON TABLE outbox.sink_definition IS 'sinks that have been used or changed; read outbox.sink instead';
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
+COMMENT ON COLUMN outbox.sink_definition.trimming IS 'what of its streams is trimmed: off, consumed or limits; max_length and max_age say how much is kept';
 
 -- a batch that is sent again has to have the events that it had the first time, so a filter that has been changed is kept
 CREATE TABLE outbox.sink_filter (

@@ -32,10 +32,14 @@ ALTER TABLE outbox.sink_definition
     ADD COLUMN stream text NOT NULL DEFAULT 'outbox:{%t}',
     ADD COLUMN start_ms bigint NOT NULL DEFAULT 0,
     ADD COLUMN start_n bigint NOT NULL DEFAULT 0,
-    ADD COLUMN used boolean NOT NULL DEFAULT false;
+    ADD COLUMN used boolean NOT NULL DEFAULT false,
+    ADD COLUMN trimming text NOT NULL DEFAULT 'off',
+    ADD COLUMN max_length bigint,
+    ADD COLUMN max_age interval;
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
+COMMENT ON COLUMN outbox.sink_definition.trimming IS 'what of its streams is trimmed: off, consumed or limits; max_length and max_age say how much is kept';
 
 CREATE TABLE outbox.sink_filter (
     sink_id int NOT NULL,

@@ -51,6 +51,32 @@ SELECT outbox.create_sink('a', 'redis://user@nowhere.invalid:7000/3', start => '
 SELECT outbox.create_sink('b', 'unix:///nowhere/redis.sock', topics => '{billing,shop.*}', event_types => '{*.*.created}', stream => 'b:{%t}');
 SELECT name, url, topics, event_types, stream, paused, restored, uuid IS NOT NULL AS has_uuid FROM outbox.sink WHERE name <> 'default' ORDER BY id;
 SELECT outbox.create_sink('a', 'redis://elsewhere.invalid');
+-- trimming
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'everything');
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'limits');
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'limits', max_length => 0, max_age => '0');
+SELECT outbox.create_sink('t', 'redis://t.invalid', max_length => 1000);
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'consumed', max_length => -1);
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'consumed', max_age => '-1 s');
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'consumed', max_age => '1000 years');
+SELECT outbox.create_sink('t', 'redis://t.invalid', trimming => 'limits', max_length => 1000, max_age => '1 day');
+SELECT trimming, max_length, max_age FROM outbox.sink WHERE name IN ('a', 't') ORDER BY name;
+SELECT outbox.alter_sink('t', max_length => 0);
+SELECT outbox.alter_sink('t', max_age => '0');
+SELECT outbox.alter_sink('t', trimming => 'consumed');
+SELECT outbox.alter_sink('t', max_age => '0');
+SELECT trimming, max_length, max_age FROM outbox.sink WHERE name = 't';
+SELECT outbox.alter_sink('t', max_length => 10);
+SELECT outbox.alter_sink('t', trimming => 'off');
+SELECT outbox.alter_sink('t', max_age => '1 h');
+SELECT outbox.alter_sink('t', trimming => 'sometimes');
+SELECT trimming, max_length, max_age FROM outbox.sink WHERE name = 't';
+SELECT outbox.alter_sink('default', trimming => 'limits', max_age => '30 days');
+SELECT trimming, max_length, max_age FROM outbox.sink WHERE name = 'default';
+SELECT outbox.alter_sink('default', trimming => 'off', max_age => '0');
+SET client_min_messages = warning;
+SELECT outbox.drop_sink('t');
+RESET client_min_messages;
 -- two that would disturb each other
 SELECT outbox.create_sink('c', 'redis://nowhere.invalid:7000/3');
 SELECT outbox.create_sink('c', 'redis://nowhere.invalid:7000/3', stream => 'outbox:{a%t}');

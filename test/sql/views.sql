@@ -4,7 +4,7 @@
 SELECT c.relname AS view, string_agg(a.attname || ' ' || format_type(a.atttypid, a.atttypmod), ', ' ORDER BY a.attnum) AS columns
 FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
 WHERE c.oid IN ('outbox.event'::regclass, 'outbox.sink'::regclass, 'outbox.stat_sink'::regclass, 'outbox.stat_verify'::regclass,
-    'outbox.dead_letter'::regclass)
+    'outbox.dead_letter'::regclass, 'outbox.stat_consumer'::regclass)
 GROUP BY c.relname ORDER BY c.relname COLLATE "C" \gx
 
 -- everything that a user may come across says what it is

@@ -208,7 +208,7 @@ dead_and_buried('the other streams are complete');
 
 my $guarded = OutboxTest::Redis->new;
 $guarded->cmd('ACL', 'SETUSER', 'outbox', 'on', '>secret', 'resetkeys', '-@all',
-    map({ "+$_" } qw(select client|setname watch get set multi exec discard xadd xrange xinfo|stream)),
+    map({ "+$_" } qw(select client|setname watch get set multi exec discard xadd xrange xinfo|stream xinfo|groups xpending xlen info)),
     map({ "~outbox:{$_}" } qw(shop wallet identity billing)), '~outbox:sink:*');
 my $granted = new_node(
     name => 'granted',

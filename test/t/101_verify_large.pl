@@ -113,7 +113,7 @@ is(one('SELECT finding, stream, expected FROM outbox.verify()', $short), "missin
 
 my $guarded = OutboxTest::Redis->new;
 $guarded->cmd('ACL', 'SETUSER', 'outbox', 'on', '>se:cret', 'resetkeys', '-@all', '~outbox:*',
-    map({ "+$_" } qw(select client|setname watch get set multi exec discard xadd xrange xinfo|stream)));
+    map({ "+$_" } qw(select client|setname watch get set multi exec discard xadd xrange xinfo|stream xinfo|groups xpending xlen info)));
 one(sprintf(q{ALTER SYSTEM SET outbox.redis_url = 'redis://outbox:se%%3Acret@127.0.0.1:%d/0'}, $guarded->port), $short);
 $short->reload;
 emit_some($short, 10);

@@ -45,18 +45,20 @@ COMMENT ON FUNCTION outbox.redis_url() IS 'outbox.redis_url with the password ma
 CREATE OR REPLACE VIEW outbox.sink AS
     SELECT d.id, d.name, d.uuid, COALESCE(d.url, outbox.redis_url()) AS url, d.paused,
            d.anchor <> outbox.anchor() AS restored, d.created_at,
-           f.topics, f.event_types, d.stream, d.start_ms, d.start_n
+           f.topics, f.event_types, d.stream, d.start_ms, d.start_n, d.confirm
     FROM outbox.sink_definition d
     LEFT JOIN LATERAL (SELECT topics, event_types FROM outbox.sink_filter
                         WHERE sink_id = d.id ORDER BY from_ms DESC LIMIT 1) f ON true
     UNION ALL
-    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0
+    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0, 'memory'
     WHERE NOT EXISTS (SELECT FROM outbox.sink_definition WHERE id = 1);
 COMMENT ON VIEW outbox.sink IS 'the configured destinations; the sink "default" is always there';
 COMMENT ON COLUMN outbox.sink.topics IS 'patterns of the topics that it takes; null: all';
 COMMENT ON COLUMN outbox.sink.event_types IS 'patterns of the event types that it takes; null: all';
 COMMENT ON COLUMN outbox.sink.stream IS 'what its streams are called; %t stands for the topic';
 COMMENT ON COLUMN outbox.sink.start_ms IS 'with start_n: the first position that it could have; events before are none of its own';
+COMMENT ON COLUMN outbox.sink.confirm IS
+    'how safe an entry must be before it counts as published: memory, replicas(n) or fsync';
 COMMENT ON COLUMN outbox.sink.uuid IS 'identity of the sink in Redis; given with the first event';
 COMMENT ON COLUMN outbox.sink.paused IS 'true after outbox.pause(): events are kept and not sent';
 COMMENT ON COLUMN outbox.sink.restored IS

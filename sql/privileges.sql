@@ -24,8 +24,8 @@ $$;
 
 ALTER FUNCTION outbox.keep_default_sink() OWNER TO outbox_worker;
 ALTER FUNCTION outbox.restored_lag(int) OWNER TO outbox_worker;
-ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text) OWNER TO outbox_worker;
-ALTER FUNCTION outbox.alter_sink(text, text, text[], text[]) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.alter_sink(text, text, text[], text[], text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.drop_sink(text, boolean) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.pause(text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.resume(text, boolean) OWNER TO outbox_worker;
@@ -40,11 +40,11 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint, bigint), outbox.takes(int, bigint, text, text), outbox.lag(int, bigint, bigint),
-    outbox.restored_lag(int), outbox.verify_state(), outbox.metrics() TO outbox_reader, outbox_admin;
-GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,
+    outbox.restored_lag(int), outbox.verify_state(), outbox.retention_state(), outbox.metrics() TO outbox_reader, outbox_admin;
+GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.stat_retention, outbox.dead_letter,
     outbox.tick TO outbox_reader, outbox_admin;
-GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text),
-    outbox.alter_sink(text, text, text[], text[]), outbox.drop_sink(text, boolean) TO outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text),
+    outbox.alter_sink(text, text, text[], text[], text), outbox.drop_sink(text, boolean) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean),
     outbox.compare(text, timestamptz, timestamptz), outbox.verify(text, timestamptz, timestamptz) TO outbox_admin;
 

@@ -68,7 +68,7 @@ COMMENT ON FUNCTION outbox.check_separate(int, text, text) IS 'an error where an
 -- small as it was then, and has its events in the same order and at the same positions. Behind the last of these ticks the sink
 -- goes on with ticks of its own.
 CREATE OR REPLACE FUNCTION outbox.create_sink(name text, url text, topics text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
-        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now') RETURNS void
+        stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now', confirm text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -96,6 +96,7 @@ BEGIN
     PERFORM outbox.check_stream(create_sink.stream);
     PERFORM outbox.check_patterns('topics', create_sink.topics);
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
+    PERFORM outbox.check_confirm(create_sink.confirm);
     PERFORM outbox.check_isolation();
 
     -- Retention can drop nothing from here on, and each statement sees what was committed before it.
@@ -204,9 +205,9 @@ BEGIN
                        'SELECT $1, outbox.anchor(), $2, COALESCE(pg_sequence_last_value(''outbox.event_seq''), 0), 0, -1, $3',
                        COALESCE((SELECT max(r.generation) FROM outbox.ring r), 0) % 8) USING new_id, base_ms, snapshot;
     END IF;
-    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n)
+    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n, confirm)
     VALUES (new_id, gen_random_uuid(), create_sink.name, outbox.anchor(), create_sink.url, create_sink.stream,
-            COALESCE(base_ms + 1, 0), first_n);
+            COALESCE(base_ms + 1, 0), first_n, COALESCE(create_sink.confirm, 'memory'));
     IF base_ms IS NOT NULL THEN
         INSERT INTO outbox.checkpoint (sink_id, ms, n, recorded_at)
         VALUES (new_id, CASE WHEN first_n > 0 THEN base_ms + 1 ELSE base_ms END, greatest(first_n - 1, 0), clock_timestamp());
@@ -218,7 +219,7 @@ BEGIN
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text) IS
+COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text) IS
     'add a sink with a worker and a cursor of its own; start is now, beginning, a time or a position of sink "default"';
 
 CREATE OR REPLACE FUNCTION outbox.sink_id(sink text) RETURNS int
@@ -241,7 +242,7 @@ COMMENT ON FUNCTION outbox.sink_id(text) IS 'the id of a sink that has a row; an
 
 -- The sink's worker is ended before and started after: no tick can fall between the old filter and the new one.
 CREATE OR REPLACE FUNCTION outbox.alter_sink(sink text, url text DEFAULT NULL, topics text[] DEFAULT NULL,
-        event_types text[] DEFAULT NULL) RETURNS void
+        event_types text[] DEFAULT NULL, confirm text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -253,6 +254,7 @@ BEGIN
     END IF;
     PERFORM outbox.check_patterns('topics', alter_sink.topics);
     PERFORM outbox.check_patterns('event_types', alter_sink.event_types);
+    PERFORM outbox.check_confirm(alter_sink.confirm);
     IF sink = 'default' THEN
         IF alter_sink.url IS NOT NULL THEN
             RAISE EXCEPTION 'the URL of sink "default" is a setting'
@@ -268,6 +270,9 @@ BEGIN
         PERFORM outbox.check_separate(altered, alter_sink.url, d.stream) FROM outbox.sink_definition d WHERE d.id = altered;
         UPDATE outbox.sink_definition SET url = alter_sink.url WHERE id = altered;
     END IF;
+    IF alter_sink.confirm IS NOT NULL THEN
+        UPDATE outbox.sink_definition SET confirm = alter_sink.confirm WHERE id = altered;
+    END IF;
     IF alter_sink.topics IS NOT NULL OR alter_sink.event_types IS NOT NULL THEN
         SELECT f.topics, f.event_types INTO old FROM outbox.sink_filter f WHERE f.sink_id = altered ORDER BY f.from_ms DESC LIMIT 1;
         INSERT INTO outbox.sink_filter (sink_id, from_ms, topics, event_types)
@@ -280,8 +285,8 @@ BEGIN
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[]) IS
-    'give a sink another URL, or filters that count for events from now on; null leaves as it is, {*} takes everything';
+COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text) IS
+    'give a sink another URL, another confirm level, or filters that count for events from now on; null leaves as it is, {*} takes everything';
 
 CREATE OR REPLACE FUNCTION outbox.drop_sink(sink text, discard_dead_letters boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

@@ -83,11 +83,13 @@ CREATE TABLE outbox.sink_definition (
     stream text NOT NULL DEFAULT 'outbox:{%t}',
     start_ms bigint NOT NULL DEFAULT 0,
     start_n bigint NOT NULL DEFAULT 0,
-    used boolean NOT NULL DEFAULT false
+    used boolean NOT NULL DEFAULT false,
+    confirm text NOT NULL DEFAULT 'memory'
 );
 COMMENT ON TABLE outbox.sink_definition IS 'sinks that have been used or changed; read outbox.sink instead';
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
+COMMENT ON COLUMN outbox.sink_definition.confirm IS 'how safe an entry must be before it counts as published';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
 
 -- a batch that is sent again has to have the events that it had the first time, so a filter that has been changed is kept

@@ -9,9 +9,11 @@ ALTER TABLE outbox.sink_definition
     ADD COLUMN stream text NOT NULL DEFAULT 'outbox:{%t}',
     ADD COLUMN start_ms bigint NOT NULL DEFAULT 0,
     ADD COLUMN start_n bigint NOT NULL DEFAULT 0,
-    ADD COLUMN used boolean NOT NULL DEFAULT false;
+    ADD COLUMN used boolean NOT NULL DEFAULT false,
+    ADD COLUMN confirm text NOT NULL DEFAULT 'memory';
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
+COMMENT ON COLUMN outbox.sink_definition.confirm IS 'how safe an entry must be before it counts as published';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
 
 CREATE TABLE outbox.sink_filter (

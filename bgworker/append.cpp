@@ -18,8 +18,6 @@ namespace outbox {
 // A foreign entry further in the future than this does not drag our positions behind it: its stream is held instead.
 constexpr int64 far_future = INT64CONST(24) * 3600 * 1000; // ms
 
-constexpr char changed_marker[] = "another worker has taken the sink over, or Redis has lost data";
-
 stream_state *dispatcher::stream_of(std::string_view topic) {
     if (last_stream_ && topic == last_stream_->name())
         return last_stream_; // none is ever removed
@@ -571,10 +569,12 @@ sent dispatcher::conclude(chunk &target, const chunk *&queued) {
     }
     settled_count_ = 0;
     OUTBOX_CRASH_POINT("classified");
+    note_unconfirmed();
     cursor_ = target.last;
     marker_ = std::max(marker_, cursor_);
     unsaved_ = true;
-    stats_.confirmed_at = GetCurrentTimestamp();
+    if (unconfirmed_ == 0)
+        stats_.confirmed_at = GetCurrentTimestamp();
     OUTBOX_CRASH_POINT(cursor_ < heal_until_ ? "healing" : "confirmed");
     publish();
     return sent::good;
@@ -587,7 +587,8 @@ sent dispatcher::run_batch() {
     for (;;) {
         chunk &filled = chunks_[next];
         TimestampTz retry = next_retry();
-        bool leave = ConfigReloadPending || slot_->reload || (retry != 0 && retry <= GetCurrentTimestamp());
+        bool leave = ConfigReloadPending || slot_->reload || (retry != 0 && retry <= GetCurrentTimestamp()) ||
+                     confirmation_is_due();
         const chunk *queued = nullptr;
         if (!leave) {
             fill(filled);

@@ -164,7 +164,7 @@ bool dispatcher::restore_tick(const sink_marker &seen, bool &restored) {
         commit_transaction();
         return true;
     }
-    insert_tick(sink_id_, again, cursor_);
+    insert_tick(sink_id_, again, confirmed());
     if (again.ms > recorded_ms_)
         remember_tick(again);
     commit_transaction(); // durably

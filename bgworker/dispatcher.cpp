@@ -107,10 +107,21 @@ void dispatcher::set_state(worker_state state) {
         return;
     stats_.state = state;
     stats_.since = GetCurrentTimestamp();
-    set_ps_display(shared::name_of(state));
-    pgstat_report_activity(state == worker_state::streaming || state == worker_state::healing ? STATE_RUNNING : STATE_IDLE,
-                           shared::name_of(state));
+    show();
     shared::publish(slot_, stats_);
+}
+
+// In the process title, and in pg_stat_activity: which sink, its state, how far it is.
+void dispatcher::show() {
+    char text[NAMEDATALEN + 128], at[position_text_size] = "";
+    if (confirmed().ms > 0)
+        print({confirmed().ms, std::max<int64>(confirmed().n, 0)}, at);
+    const bool named = *sink_.name != '\0';
+    pg_snprintf(text, sizeof text, "%s%s%s%s%s%s", named ? "sink " : "", sink_.name, named ? " " : "", shared::name_of(stats_.state),
+                *at ? " at " : "", at);
+    set_ps_display(text);
+    bool works = stats_.state == worker_state::streaming || stats_.state == worker_state::healing;
+    pgstat_report_activity(works ? STATE_RUNNING : STATE_IDLE, text);
 }
 
 void dispatcher::publish() {
@@ -120,11 +131,15 @@ void dispatcher::publish() {
                             static_cast<double>(now - measured_at_);
         measured_published_ = stats_.published;
         measured_at_ = now;
+        if (confirmed() != shown_) {
+            shown_ = confirmed();
+            show();
+        }
     }
-    stats_.cursor_ms = cursor_.ms;
-    stats_.cursor_n = cursor_.n;
+    stats_.cursor_ms = confirmed().ms;
+    stats_.cursor_n = confirmed().n;
     stats_.tick_ms = batch_open_ ? reader_.current().ms : passed_ms_;
-    stats_.passed_ms = passed_ms_;
+    stats_.passed_ms = confirmed_passed();
     shared::publish(slot_, stats_);
 }
 
@@ -283,7 +298,7 @@ void dispatcher::close_foreign_anchors() {
             if (last.snapshot && !FullTransactionIdPrecedes(last.snapshot->xmax, end) && last.snapshot->nxip == 0)
                 return; // closed already
             own->last_ms_ = own->next_ms();
-            insert_tick(own->sink_id_, {own->last_ms_, anchor, 0, &closing}, own->cursor_);
+            insert_tick(own->sink_id_, {own->last_ms_, anchor, 0, &closing}, own->confirmed());
         },
         this);
     commit_transaction();
@@ -311,7 +326,7 @@ bool dispatcher::record_tick(bool only_when_full) {
         wanted = reader_.probe();
     }
     if (wanted) {
-        insert_tick(sink_id_, recorded, cursor_);
+        insert_tick(sink_id_, recorded, confirmed());
         carry(recorded, only_when_full ? InvalidXLogRecPtr : sees_upto);
         remember_tick(recorded);
     }
@@ -378,7 +393,7 @@ bool dispatcher::next_batch() {
     // Many small ticks would compete with the database for its cores and its log. A few that follow a rest do not wait.
     TimestampTz allowed = TimestampTzPlusMilliseconds(paced_until_, -ticks_at_once * settings::linger);
     if (int rest = static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), allowed)); rest > 0)
-        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, PG_WAIT_EXTENSION);
+        WaitLatch(nullptr, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, rest, wait_event(waiting_for::linger));
     uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
     // A commit that this tick does not see shall end the rest that follows when there is none to send, but not the wait for
     // Redis' answers.
@@ -396,7 +411,7 @@ bool dispatcher::next_batch() {
 
 // Everything that was committed when flush() was called is in the batches up to flush_ms_.
 void dispatcher::answer_flush() {
-    if (flush_asked_ == 0 || passed_ms_ < flush_ms_ || held_streams_ > 0)
+    if (flush_asked_ == 0 || confirmed_passed() < flush_ms_ || held_streams_ > 0 || releases_unconfirmed_)
         return;
     publish(); // who waits shall see it in the views, too
     pg_atomic_write_u64(&slot_->flush_done, flush_asked_);
@@ -405,18 +420,18 @@ void dispatcher::answer_flush() {
 
 // Writes down how far the sink is. What is lost of it in a crash, Redis' marker knows.
 void dispatcher::checkpoint() {
-    if (!unsaved_ || cursor_.ms == 0 || cursor_ < heal_until_)
+    if (!unsaved_ || confirmed().ms == 0 || confirmed() < heal_until_)
         return;
     begin_transaction();
     HASH_SEQ_STATUS scan;
     hash_seq_init(&scan, streams_);
     while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
         if (stream->dirty) {
-            state::save_stream(sink_id_, *stream);
+            save_stream(*stream);
             stream->dirty = false;
         }
-    state::save_checkpoint(sink_id_, cursor_);
-    saved_ = cursor_;
+    state::save_checkpoint(sink_id_, confirmed());
+    saved_ = confirmed();
     commit_transaction();
     OUTBOX_CRASH_POINT("cursor_written");
     saved_at_ = steady_now();
@@ -471,7 +486,7 @@ bool dispatcher::connect() {
         return false;
     }
     OUTBOX_CRASH_POINT("connected");
-    if ((full_ && !make_room()) || !reconcile()) {
+    if (!ask_level() || (full_ && !make_room()) || !reconcile()) {
         lose("could not work with");
         return false;
     }
@@ -509,6 +524,15 @@ bool dispatcher::dispatch() {
         lose("lost");
         return true;
     }
+    if (confirmation_is_due()) {
+        if (!batch_open_)
+            turn_ring();
+        if (confirm() == sent::lost)
+            lose("lost");
+        else
+            answer_flush();
+        return true;
+    }
     if (stats_.state == worker_state::healing && cursor_ >= heal_until_) {
         finish_healing();
         set_state(worker_state::streaming);
@@ -527,8 +551,16 @@ bool dispatcher::dispatch() {
     }
     if (!batch_open_) {
         turn_ring();
-        if (!next_batch())
-            return false;
+        if (!next_batch()) {
+            if (unconfirmed_ == 0)
+                return false;
+            // With nothing more to send, there is nothing to wait for before asking.
+            if (confirm() == sent::lost)
+                lose("lost");
+            else
+                answer_flush();
+            return true;
+        }
     }
     set_state(cursor_ < heal_until_ ? worker_state::healing : worker_state::streaming);
     if (run_batch() == sent::lost)
@@ -551,7 +583,7 @@ void dispatcher::wait(int ms) {
     if (delivers_)
         // rounded up: a millisecond too early is a look for nothing
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), shared::next_due(slot_))));
-    link_.wait_for_latch(std::max(ms, 1));
+    link_.wait_for_latch(std::max(ms, 1), stats_.state == worker_state::backing_off ? waiting_for::retry : waiting_for::work);
 }
 
 void dispatcher::rest() {

@@ -23,6 +23,8 @@ struct refusal {
     TimestampTz until, complained_at; // as steady_now() has it
 };
 
+inline constexpr char changed_marker[] = "another worker has taken the sink over, or Redis has lost data";
+
 class dispatcher {
   public:
     dispatcher(shared::slot *slot, int sink_id);
@@ -56,6 +58,7 @@ class dispatcher {
     void rest();
     void finish_healing();
     void set_state(shared::worker_state state);
+    void show();
     void publish();
     void lose(const char *doing);
     int64 next_ms(int64 above = 0) const;
@@ -86,6 +89,18 @@ class dispatcher {
     bool is_settled(const event_row &event) const;
     bool may_be_there(const stream_state &stream, position where) const;
     void settle(const state::event_key &key);
+
+    // -- confirm.cpp: how safe an entry must be before it counts as published
+    position confirmed() const;
+    int64 confirmed_passed() const;
+    bool ask_level();
+    bool confirmation_is_due() const;
+    sent confirm();
+    void note_unconfirmed();
+    void doubt_confirmation(position from);
+    void accept_confirmation();
+    void fall_short(int64 count);
+    void save_stream(const stream_state &stream);
 
     // -- carry.cpp: a tick that is on its way to the disk
     void carry(const tick &recorded, XLogRecPtr sees_upto);
@@ -138,12 +153,14 @@ class dispatcher {
 
     // -- retention.cpp
     void turn_ring();
-    bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count);
-    const char *reason_to_keep(int number, const state::sink_progress &sink) const;
+    struct ring_size;
+    bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size);
+    const char *reason_to_keep(int number, const state::sink_progress &sink, TimestampTz &since) const;
     bool drop_partition(int64 generation, TimestampTz replaced_at);
-    void hold_back(const char *reason);
+    void hold_back(int64 generation, const char *reason, TimestampTz since);
+    void release_ring();
     void sample();
-    bool older_snapshots_remain() const;
+    const VirtualTransactionId *older_snapshot() const;
 
     shared::slot *slot_;
     int sink_id_;
@@ -185,6 +202,16 @@ class dispatcher {
     int64 moves_ms_ = 0;
 
     position cursor_;        // the last event known to be settled: what the marker says
+    int unconfirmed_ = 0;      // chunks that are not confirmed; always 0 where no more than Redis' memory is asked for
+    position safe_;            // where the cursor was before them
+    int64 safe_passed_ms_ = 0; // and passed_ms_
+    TimestampTz unconfirmed_since_ = 0;
+    TimestampTz asking_since_ = 0; // it was not as safe as asked for the last time, or nobody has asked since the connect
+    int confirm_timeout_ = 0;      // ms, of the next question; 0: the usual
+    int confirm_window_ = 0;       // ms of work that the next one is for
+    bool falls_short_ = false;     // and has for so long that it is told
+    bool releases_unconfirmed_ = false;
+    TimestampTz told_short_at_ = 0;
     position saved_;         // the cursor as it was recorded last
     state::sink_progress *sampled_ = nullptr; // what had been recorded of every sink, some time ago: retention goes by it
     int sampled_count_ = 0;
@@ -193,6 +220,8 @@ class dispatcher {
     bool sampled_is_spent_ = false;
     int64 late_generation_ = -1; // has events in batches of the current one, since before late_until_
     TimestampTz late_until_ = 0;
+    int64 late_current_ = 0; // that one, and what it took then
+    int64 late_bytes_ = 0;
     position believed_;      // up to here an entry may be in Redis already
     position marker_;        // what the marker says; ahead of the cursor while a chunk in doubt is sent again
     position heal_until_;    // up to here Redis had everything before it lost data
@@ -250,8 +279,9 @@ class dispatcher {
     TimestampTz saved_at_ = 0;
     TimestampTz turned_at_ = 0;
     TimestampTz backlog_checked_at_ = 0;
-    TimestampTz held_back_since_ = 0;
+    TimestampTz held_back_since_ = 0; // for a line in the log
     TimestampTz measured_at_ = 0;
+    position shown_; // in the process title
     int64 measured_published_ = 0;
     bool unsaved_ = false;
 };

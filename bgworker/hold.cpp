@@ -51,7 +51,7 @@ stream_state *dispatcher::due_hold() const {
 // Recorded durably: after a crash the later events of the stream must not pass the failed one.
 void dispatcher::save_hold(const stream_state &stream) {
     begin_transaction();
-    state::save_stream(sink_id_, stream);
+    save_stream(stream);
     commit_transaction();
 }
 
@@ -183,6 +183,11 @@ sent dispatcher::retry(stream_state &stream) {
     ++repairs_; // part of the marker, and so of what Redis may lose
     seal(hold_chunk_, cursor_, std::max(cursor_, present_upto_));
     stream.in_doubt = true; // until every reply was seen
+    note_unconfirmed();
+    if (unconfirmed_ > 0 && stream.unconfirmed_from.ms == 0) {
+        stream.unconfirmed_from = stream.held_from;
+        releases_unconfirmed_ = true;
+    }
     if (!link_.send(*hold_chunk_.commands))
         return sent::lost;
     OUTBOX_CRASH_POINT("release_written");

@@ -5,6 +5,7 @@
 #include "extension/pg.hpp"
 #include "extension/sinks.hpp"
 #include "extension/storage.hpp"
+#include "extension/wait_event.hpp"
 
 #include "bgworker/worker.hpp"
 
@@ -222,7 +223,7 @@ PGDLLEXPORT void outbox_launcher_main(Datum) {
 
         // A worker or scout that starts or ends, a request and unblock() set the latch; the time is for retries.
         WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, scouts.handle ? 100 : 500,
-                  PG_WAIT_EXTENSION);
+                  wait_event(waiting_for::launcher));
         ResetLatch(MyLatch);
     }
 }

@@ -122,7 +122,7 @@ static WaitEventSet *create_events(int fd) {
     return events;
 }
 
-void link::wait_for_events(bool writeable, int ms) {
+void link::wait_for_events(bool writeable, int ms, waiting_for what) {
     int fd = redis_ && redis_->is_open() ? redis_->fd() : -1;
     uint32 wanted = WL_SOCKET_READABLE | (writeable ? WL_SOCKET_WRITEABLE : 0);
     int happened;
@@ -131,18 +131,19 @@ void link::wait_for_events(bool writeable, int ms) {
             events_ = create_events(fd);
         ModifyWaitEvent(events_, socket_event, wanted, nullptr);
         WaitEvent event;
-        happened = WaitEventSetWait(events_, ms, &event, 1, PG_WAIT_EXTENSION) > 0 ? static_cast<int>(event.events) : 0;
+        happened = WaitEventSetWait(events_, ms, &event, 1, wait_event(what)) > 0 ? static_cast<int>(event.events) : 0;
     } else { // while it is connecting, the socket may become another one at any time
         happened = WaitLatchOrSocket(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH | (fd >= 0 ? wanted : 0),
-                                     fd >= 0 ? fd : PGINVALID_SOCKET, ms, PG_WAIT_EXTENSION);
+                                     fd >= 0 ? fd : PGINVALID_SOCKET, ms, wait_event(what));
     }
     if (happened & WL_LATCH_SET)
         ResetLatch(MyLatch);
 }
 
-void link::wait_for_latch(int ms) { wait_for_events(false, ms); }
+void link::wait_for_latch(int ms, waiting_for what) { wait_for_events(false, ms, what); }
 
-template <typename Condition> bool link::wait(Condition condition, int timeout, const char *timed_out) {
+template <typename Condition>
+bool link::wait(Condition condition, int timeout, const char *timed_out, waiting_for what) {
     // A slow line is not a dead one, but a server that sends a byte now and then is.
     TimestampTz began = steady_now(), moved = began;
     std::uint64_t traffic = redis_->traffic();
@@ -165,7 +166,7 @@ template <typename Condition> bool link::wait(Condition condition, int timeout, 
             return false;
         }
         // While a name is looked up there is no one socket to wait for.
-        wait_for_events(redis_->wants_write(), redis_->fd() >= 0 ? reaction : 10);
+        wait_for_events(redis_->wants_write(), redis_->fd() >= 0 ? reaction : 10, what);
         CHECK_FOR_INTERRUPTS();
         // A new configuration must not wait for a Redis that hangs: the old address may be the reason.
         if (ConfigReloadPending && timeout > reaction && !redis_->ready()) {
@@ -198,7 +199,8 @@ bool link::open(const char *client_name, const char *text) {
 bool link::connect(const redis_url &url) {
     error_[0] = '\0';
     redis_->open(url);
-    return wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out");
+    return wait([this] { return redis_->ready(); }, settings::connect_timeout, "connection timed out",
+                waiting_for::redis_connect);
 }
 
 static void append_login(std::string &commands, const redis_url &url) {
@@ -309,7 +311,7 @@ bool link::send(std::string &commands) {
     return is_open();
 }
 
-bool link::receive(std::size_t count) {
+bool link::receive(std::size_t count, int blocked) {
     replies_->clear();
     bool closed_early = false;
     auto complete = [&] {
@@ -323,7 +325,8 @@ bool link::receive(std::size_t count) {
         closed_early = redis_->failed() && !replies_->empty() && replies_->size() < count;
         return replies_->size() >= count || closed_early;
     };
-    if (!wait([&] { return cpp_call(complete); }, settings::response_timeout, "no answer in time"))
+    if (!wait([&] { return cpp_call(complete); }, settings::response_timeout + blocked, "no answer in time",
+              blocked > 0 ? waiting_for::confirmation : waiting_for::redis_reply))
         return false;
     if (!closed_early)
         return true;
@@ -336,7 +339,7 @@ bool link::expect(std::string_view answer, bool &as_expected) {
     replies_->clear();
     auto said = redis_connection::answer::incomplete;
     auto decided = [&] { return (said = redis_->take(answer)) != redis_connection::answer::incomplete; };
-    if (!wait(decided, settings::response_timeout, "no answer in time"))
+    if (!wait(decided, settings::response_timeout, "no answer in time", waiting_for::redis_reply))
         return false;
     as_expected = said == redis_connection::answer::equals;
     return true;

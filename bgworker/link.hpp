@@ -4,6 +4,7 @@
 
 #include "bgworker/redis.hpp"
 #include "extension/pg.hpp"
+#include "extension/wait_event.hpp"
 
 namespace outbox {
 
@@ -23,8 +24,8 @@ class link {
     bool send(std::string &commands);
 
     // Waits for `count` replies to what was sent; they stay until the next call. False where the connection is lost or
-    // nothing came for outbox.response_timeout.
-    bool receive(std::size_t count);
+    // nothing came for outbox.response_timeout, and `blocked` ms more that Redis itself may wait.
+    bool receive(std::size_t count, int blocked = 0);
 
     // Waits for `answer`, byte for byte. Where something else comes, `as_expected` is false and receive() gets it all.
     bool expect(std::string_view answer, bool &as_expected);
@@ -38,7 +39,7 @@ class link {
     bool check_idle();
 
     // Waits until something comes, the latch is set or the time is over, for whoever waits with a connection that is at rest.
-    void wait_for_latch(int ms);
+    void wait_for_latch(int ms, waiting_for what);
 
     void fail(const char *reason);
 
@@ -49,8 +50,8 @@ class link {
     bool ask_sentinel(redis_url &url, std::size_t index, bool &reached);
     bool connect(const redis_url &url);
     bool greet(const redis_url &url, bool must_be_master, const char *client_name);
-    void wait_for_events(bool writeable, int ms);
-    template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out);
+    void wait_for_events(bool writeable, int ms, waiting_for what);
+    template <typename Condition> bool wait(Condition condition, int timeout, const char *timed_out, waiting_for what);
 
     redis_connection *redis_ = nullptr; // lives as long as the process: errors jump past destructors
     std::vector<reply_pointer> *replies_ = nullptr;

@@ -465,6 +465,7 @@ bool dispatcher::reconcile() {
                               static_cast<long long>(from.ms), static_cast<long long>(std::max<int64>(from.n, 0))),
                     errhint("Consumer groups may have to be created again. To lose less, use Redis' append-only file."));
         }
+        doubt_confirmation(from);
         cursor_ = from;
         passed_ms_ = std::max(from.ms > 0 ? from.ms - 1 : 0, sink_.start.ms - 1);
         batch_open_ = false;

@@ -41,11 +41,15 @@ inline const char *hint_for(std::string_view error, bool of_setting = true) noex
     if (has(error, "AUTH") || has(error, "WRONGPASS") || has(error, "without a password"))
         return of_setting ? "Check the user and password in outbox.redis_url or outbox.redis_password_file."
                           : "Check the user in the sink's URL and the password in outbox.sink_password_file.";
+    if (has(error, "WAITAOF") && has(error, "appendonly"))
+        return "Set appendonly yes in Redis, or ask for less with outbox.alter_sink(sink, confirm => 'memory').";
+    if (has(error, "WAITAOF") && has(error, "unknown command"))
+        return "Redis has WAITAOF since 7.2. Use such a server, or ask for less with outbox.alter_sink(sink, confirm => 'memory').";
     if (error.starts_with("NOPERM"))
         return "Grant the Redis user what the README lists under \"Redis privileges\".";
     if (error.starts_with("OOM"))
         return "Trim the streams, or raise Redis' maxmemory; events wait in the database until then.";
-    if (error.starts_with("READONLY"))
+    if (error.starts_with("READONLY") || has(error, "cannot be used with replica instances"))
         return of_setting ? "This Redis is a replica; outbox.redis_url must lead to the primary."
                           : "This Redis is a replica; the sink's URL must lead to the primary.";
     if (error.starts_with("sentinel at"))

@@ -1,7 +1,9 @@
-// The ring of partitions. Emission moves on to the next one in time; the oldest is truncated when its events are older than
-// outbox.retention and nothing can need them any more. No row is ever deleted.
+// The ring of partitions. Emission moves on to the next one in time, or when it has its share of outbox.retention_size; the oldest is
+// truncated when its events are older than outbox.retention, or all of them take more than that size, and nothing can need them any
+// more. No row is ever deleted.
 
 #include "bgworker/dispatcher.hpp"
+#include "bgworker/holder.hpp"
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/dedupe.hpp"
@@ -28,6 +30,34 @@ static bool is_old(TimestampTz replaced_at) {
     return replaced_at != 0 && TimestampDifferenceExceeds(replaced_at, GetCurrentTimestamp(), settings::retention * 1000);
 }
 
+// What stored events take, where that has a bound.
+struct dispatcher::ring_size {
+    int64 limit = 0; // bytes; 0: there is none
+    int64 current;   // generation
+    int64 total = 0;
+    int64 bytes[partitions] = {};
+
+    explicit ring_size(int64 current_generation) : current(current_generation) {
+        if (settings::retention_size == 0)
+            return;
+        limit = INT64CONST(1024) * settings::retention_size;
+        state::load_sizes(bytes);
+        for (int64 generation = std::max<int64>(0, current - partitions + 1); generation <= current; ++generation)
+            total += of(generation);
+    }
+    int64 of(int64 generation) const { return bytes[generation % partitions]; }
+    bool is_over() const { return limit > 0 && total > limit; }
+    // The newest half of what may be stored is never dropped before its time, nor is what shares a batch with it.
+    bool is_enough(int64 newer) const { return is_over() && newer >= limit / 2; }
+    bool has_enough_behind(int64 generation) const {
+        int64 newer = 0;
+        while (++generation <= current)
+            newer += of(generation);
+        return is_enough(newer);
+    }
+    bool has_share() const { return limit > 0 && of(current) >= limit / (partitions - 2); }
+};
+
 // By the index: what the snapshot does not see is at its end.
 static bool has_events_behind(int number, const stored_snapshot *snapshot) {
     return state::execute(psprintf("SELECT FROM outbox.event_%d WHERE xid >= pg_snapshot_xmin($1) AND anchor = $2 "
@@ -38,7 +68,7 @@ static bool has_events_behind(int number, const stored_snapshot *snapshot) {
 
 // Whether this generation shares no batch of any sink with a newer one that is not old itself: a place in a batch counts the
 // events before it. Events of a transaction that ended only after the ring had moved on are in a batch of a later generation.
-bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count) {
+bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size) {
     int number = static_cast<int>(generation % partitions);
     bool reaches_current = false;
     for (int i = 0; i < count; ++i) {
@@ -49,7 +79,7 @@ bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_pro
                last < current)
             ++last;
         if (last < current) {
-            if (!is_old(state::generation_start(last + 1)))
+            if (!is_old(state::generation_start(last + 1)) && !size.has_enough_behind(last))
                 return false;
             continue;
         }
@@ -66,8 +96,13 @@ bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_pro
     if (late_generation_ != generation) {
         late_generation_ = generation;
         late_until_ = GetCurrentTimestamp();
+        late_current_ = current;
+        late_bytes_ = size.of(current);
     }
-    return is_old(late_until_);
+    int64 since = -late_bytes_;
+    for (int64 later = late_current_; later <= current; ++later)
+        since += size.of(later);
+    return is_old(late_until_) || size.is_enough(since);
 }
 
 static VirtualTransactionId *open_snapshots(int &count) {
@@ -94,21 +129,24 @@ void dispatcher::sample() {
     memcpy(static_cast<void *>(older_), open, sizeof(VirtualTransactionId) * static_cast<Size>(count));
 }
 
-bool dispatcher::older_snapshots_remain() const {
+const VirtualTransactionId *dispatcher::older_snapshot() const {
     int count;
     VirtualTransactionId *open = open_snapshots(count);
     for (int i = 0; i < count; ++i)
         for (int k = 0; k < older_count_; ++k)
             if (VirtualTransactionIdEquals(open[i], older_[k]))
-                return true;
-    return false;
+                return &older_[k];
+    return nullptr;
 }
 
-void dispatcher::hold_back(const char *reason) {
+// `since`: when what the reason names began.
+void dispatcher::hold_back(int64 generation, const char *reason, TimestampTz since) {
     strlcpy(stats_.held_back_by, reason, sizeof stats_.held_back_by);
+    stats_.held_back_generation = generation;
     TimestampTz now = GetCurrentTimestamp();
     if (held_back_since_ == 0)
         held_back_since_ = now;
+    stats_.held_back_since = since != 0 ? since : held_back_since_;
     // A ring that does not turn costs disk, never an event. Worth a word after a whole interval.
     int interval_ms = settings::retention > 60 ? 3600 * 1000 : 10000;
     if (TimestampDifferenceExceeds(held_back_since_, now, interval_ms)) {
@@ -118,8 +156,14 @@ void dispatcher::hold_back(const char *reason) {
     }
 }
 
-// Why this sink still needs the partition; null where it does not.
-const char *dispatcher::reason_to_keep(int number, const state::sink_progress &sink) const {
+void dispatcher::release_ring() {
+    held_back_since_ = 0;
+    stats_.held_back_since = 0;
+    stats_.held_back_by[0] = '\0';
+}
+
+// Why this sink still needs the partition, and since when; null where it does not.
+const char *dispatcher::reason_to_keep(int number, const state::sink_progress &sink, TimestampTz &since) const {
     const state::sink_progress *then = sampled_;
     while (then < sampled_ + sampled_count_ && then->id != sink.id)
         ++then;
@@ -128,19 +172,27 @@ const char *dispatcher::reason_to_keep(int number, const state::sink_progress &s
     // That tick itself may not be complete.
     int64 upto = std::max(then->confirmed.ms, sink.start_ms);
     int64 held_ms = sink.held_ms;
+    const char *held_topic = sink.held_topic;
+    TimestampTz held_since = sink.held_since;
     if (sink.id == sink_id_) {
         HASH_SEQ_STATUS scan;
         hash_seq_init(&scan, streams_);
         while (auto *stream = static_cast<stream_state *>(hash_seq_search(&scan)))
-            if (stream->held)
-                held_ms = std::min(held_ms, stream->held_from.ms);
+            if (stream->held && stream->held_from.ms < held_ms) {
+                held_ms = stream->held_from.ms;
+                held_topic = pstrdup(stream->topic);
+                held_since = stream->failed_at;
+            }
     }
     tick confirmed;
     if (last_tick_before(sink.id, std::min(upto, held_ms), confirmed) && confirmed.anchor == storage::anchor() &&
         !has_events_behind(number, confirmed.snapshot))
         return nullptr;
-    return held_ms < upto ? psprintf("a stream of sink \"%s\" that refuses its events is held (see outbox.stream)", sink.name)
-                          : psprintf("sink \"%s\" has not confirmed its events", sink.name);
+    bool held = held_ms < upto;
+    since = held ? held_since : sink.confirmed_at;
+    const char *behind = since != 0 ? psprintf(" since %s", timestamptz_to_str(since)) : "";
+    return held ? psprintf("the stream of topic \"%s\" of sink \"%s\", which refuses its events, is held%s", held_topic, sink.name, behind)
+                : psprintf("sink \"%s\" has not confirmed its events%s", sink.name, behind);
 }
 
 // Truncates the partition of a past generation. Lock first, without waiting; then look, with a snapshot that is newer than the
@@ -153,21 +205,27 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     Oid dedupe = dedupe_partition(number); // not there before the extension is updated
     for (Oid table : {relations.event[number], relations.tick[number], dedupe})
         if (OidIsValid(table) && !ConditionalLockRelationOid(table, AccessExclusiveLock)) {
-            hold_back(psprintf("a transaction uses partition %d (see pg_locks)", number));
+            TimestampTz since = 0;
+            const char *reason = lock_holder(table, number, since);
+            hold_back(generation, reason, since);
             return false;
         }
     // Every sink must be behind it with the position that was recorded durably.
     int count;
     const state::sink_progress *sinks = state::load_progress(count);
-    for (int i = 0; i < count; ++i)
-        if (const char *reason = reason_to_keep(number, sinks[i])) {
-            hold_back(reason);
+    for (int i = 0; i < count; ++i) {
+        TimestampTz since = 0;
+        if (const char *reason = reason_to_keep(number, sinks[i], since)) {
+            hold_back(generation, reason, since);
             sampled_is_spent_ = true;
             return false;
         }
+    }
     // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
-    if (older_snapshots_remain()) {
-        hold_back("a snapshot that is older than the confirmation is in use (see pg_stat_activity.backend_xmin)");
+    if (const VirtualTransactionId *older = older_snapshot()) {
+        TimestampTz since = 0;
+        const char *reason = snapshot_holder(*older, since);
+        hold_back(generation, reason, since);
         return false;
     }
     // The newest ticks are where the next ones begin; they go along.
@@ -185,14 +243,16 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     // Their events were dropped: in a batch, and so stored, before they died. With a margin, as for moves: clocks differ.
     state::execute("DELETE FROM outbox.settled_letter WHERE dead_at < $1", {{TIMESTAMPTZOID, TimestampTzGetDatum(TimestampTzPlusMilliseconds(replaced_at, -INT64CONST(1000) * settings::retention))}});
     OUTBOX_CRASH_POINT("after_truncate");
-    held_back_since_ = 0;
-    stats_.held_back_by[0] = '\0';
-    ereport(LOG, errmsg("events older than outbox.retention were dropped from partition %d", number));
+    release_ring();
+    if (is_old(replaced_at))
+        ereport(LOG, errmsg("events older than outbox.retention were dropped from partition %d", number));
+    else
+        ereport(LOG, errmsg("events beyond outbox.retention_size were dropped from partition %d", number));
     return true;
 }
 
 void dispatcher::turn_ring() {
-    int look_interval = std::clamp(settings::retention * 10, 200, 60000); // ms
+    int look_interval = std::clamp(settings::retention * 10, 200, settings::retention_size > 0 ? 250 : 60000); // ms
     if (!TimestampDifferenceExceeds(turned_at_, steady_now(), look_interval))
         return;
     turned_at_ = steady_now();
@@ -211,6 +271,7 @@ void dispatcher::turn_ring() {
     int count;
     const state::sink_progress *sinks = state::load_progress(count);
     TimestampTz now = GetCurrentTimestamp();
+    ring_size size(current);
 
     bool due = false;
     // The oldest generation that still has something, and when the one after it began.
@@ -219,22 +280,21 @@ void dispatcher::turn_ring() {
         if (is_empty("event", number) && is_empty("tick", number))
             continue;
         TimestampTz replaced_at = state::generation_start(generation + 1);
-        if (!is_old(replaced_at) || !is_apart(generation, current, sinks, count))
+        if ((!is_old(replaced_at) && !size.has_enough_behind(generation)) || !is_apart(generation, current, sinks, count, size))
             break;
         due = true;
         if (drop_partition(generation, replaced_at) || sampled_is_spent_)
             sampled_count_ = 0;
         break;
     }
-    if (!due) { // any more: another sink's worker may have dropped it
-        held_back_since_ = 0;
-        stats_.held_back_by[0] = '\0';
-    }
+    if (!due) // any more: another sink's worker may have dropped it
+        release_ring();
+    stats_.looked_at = GetCurrentTimestamp();
 
     // On to the next partition when this one covers its share of the time. A ring that is full stays where it is.
     int next = static_cast<int>((current + 1) % partitions);
     int share_ms = static_cast<int>(INT64CONST(1000) * settings::retention / (partitions - 2));
-    if (relations.started_at != 0 && TimestampDifferenceExceeds(relations.started_at, now, share_ms) &&
+    if (relations.started_at != 0 && (TimestampDifferenceExceeds(relations.started_at, now, share_ms) || size.has_share()) &&
         !is_empty("event", relations.current()) && is_empty("event", next) && is_empty("tick", next)) {
         OUTBOX_CRASH_POINT("before_turn");
         state::execute("INSERT INTO outbox.ring (generation, started_at) VALUES ($1, now())", {of(current + 1)});

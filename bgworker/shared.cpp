@@ -44,6 +44,7 @@ const char *name_of(worker_state state) {
     case worker_state::connecting: return "connecting";
     case worker_state::streaming: return "streaming";
     case worker_state::healing: return "healing";
+    case worker_state::unconfirmed: return "unconfirmed";
     case worker_state::backing_off: return "backing off";
     case worker_state::fenced: return "fenced";
     case worker_state::paused: return "paused";

@@ -6,7 +6,9 @@
 
 namespace outbox::shared {
 
-enum class worker_state : int { idle, connecting, streaming, healing, backing_off, fenced, paused, restored, disabled, wrong_version };
+enum class worker_state : int {
+    idle, connecting, streaming, healing, unconfirmed, backing_off, fenced, paused, restored, disabled, wrong_version
+};
 const char *name_of(worker_state state);
 
 // Does Redis remove keys without a time to live, such as streams, when it is full?
@@ -31,7 +33,11 @@ struct worker_stats {
     double throughput; // events a second
     TimestampTz last_error_at;
     char last_error[256];
-    char held_back_by[256]; // why retention could not drop a partition that was due
+    // What the look at the ring came to that this worker took last.
+    TimestampTz looked_at;
+    char held_back_by[400]; // why a partition that was due could not be dropped
+    int64 held_back_generation;
+    TimestampTz held_back_since; // by that
 };
 
 struct slot {

@@ -60,7 +60,7 @@ static Datum column(uint64 row, int number) {
 
 bool load_sink(int sink_id, sink_row &row) {
     bool found = run("SELECT name, uuid::text, anchor, paused, take_over, url, stream, start_ms, start_n, used, trimming, "
-                     "COALESCE(max_length, 0), COALESCE(ceil(extract(epoch FROM max_age) * 1000)::bigint, 0) "
+                     "COALESCE(max_length, 0), COALESCE(ceil(extract(epoch FROM max_age) * 1000)::bigint, 0), confirm "
                      "FROM outbox.sink_definition WHERE id = $1",
                      {of(sink_id)}) == 1;
     if (found) {
@@ -79,6 +79,7 @@ bool load_sink(int sink_id, sink_row &row) {
         row.trimming = strcmp(trimming, "consumed") == 0 ? sink_row::consumed : strcmp(trimming, "limits") == 0 ? sink_row::limits : sink_row::off;
         row.max_length = DatumGetInt64(column(0, 12));
         row.max_age = DatumGetInt64(column(0, 13));
+        row.confirm = read_confirm_level(TextDatumGetCString(column(0, 14)));
     }
     finish();
     return found;
@@ -100,6 +101,15 @@ const stored_snapshot *last_snapshot_in(int sink_id, int partition) {
     }
     finish();
     return static_cast<const stored_snapshot *>(copy);
+}
+
+void load_sizes(int64 *bytes) {
+    uint64 rows = run("SELECT pg_total_relation_size(('outbox.event_' || n)::regclass) + "
+                      "pg_total_relation_size(('outbox.tick_' || n)::regclass) FROM generate_series(0, $1 - 1) n ORDER BY n",
+                      {of(storage::partitions)});
+    for (uint64 i = 0; i < rows; ++i)
+        bytes[i] = DatumGetInt64(column(i, 1));
+    finish();
 }
 
 TimestampTz generation_start(int64 generation) {
@@ -133,9 +143,10 @@ void set_used(int sink_id) {
 
 sink_progress *load_progress(int &count) {
     MemoryContext caller = CurrentMemoryContext;
-    uint64 rows = run("SELECT d.id, d.name, c.ms, c.n, d.start_ms, "
-                      "(SELECT min(s.held_ms) FROM outbox.stream s WHERE s.sink_id = d.id) "
-                      "FROM outbox.sink_definition d LEFT JOIN outbox.checkpoint c ON c.sink_id = d.id ORDER BY d.id",
+    uint64 rows = run("SELECT d.id, d.name, c.ms, c.n, d.start_ms, s.held_ms, s.topic, s.failed_at, c.recorded_at "
+                      "FROM outbox.sink_definition d LEFT JOIN outbox.checkpoint c ON c.sink_id = d.id "
+                      "LEFT JOIN LATERAL (SELECT held_ms, topic, failed_at FROM outbox.stream WHERE sink_id = d.id "
+                      "AND held_ms IS NOT NULL ORDER BY held_ms LIMIT 1) s ON true ORDER BY d.id",
                       {});
     auto *progress = static_cast<sink_progress *>(MemoryContextAllocZero(caller, sizeof(sink_progress) * (rows + 1)));
     for (uint64 i = 0; i < rows; ++i) {
@@ -148,6 +159,12 @@ sink_progress *load_progress(int &count) {
         sink.start_ms = DatumGetInt64(column(i, 5));
         Datum held = column(i, 6, null);
         sink.held_ms = null ? PG_INT64_MAX : DatumGetInt64(held);
+        if (!null)
+            strlcpy(sink.held_topic, TextDatumGetCString(column(i, 7)), sizeof sink.held_topic);
+        Datum since = column(i, 8, null);
+        sink.held_since = null ? 0 : DatumGetTimestampTz(since);
+        Datum recorded_at = column(i, 9, null);
+        sink.confirmed_at = null ? 0 : DatumGetTimestampTz(recorded_at);
     }
     finish();
     count = static_cast<int>(rows);

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bgworker/batch.hpp"
+#include "bgworker/confirm_level.hpp"
 #include "bgworker/naming.hpp"
 #include "bgworker/position.hpp"
 #include "bgworker/stream.hpp"
@@ -26,6 +27,7 @@ struct sink_row {
     enum trim_mode { off, consumed, limits } trimming;
     int64 max_length; // entries; 0: no limit
     int64 max_age;    // ms; 0: no limit
+    confirm_level confirm;
 
     // Points into the row.
     stream_naming naming() const {
@@ -49,6 +51,7 @@ bool load_sink(int sink_id, sink_row &row);
 void keep_default_sink();
 // Of our anchor's newest tick in a partition; in the current memory context. Null when there is none.
 const stored_snapshot *last_snapshot_in(int sink_id, int partition);
+void load_sizes(int64 *bytes); // of each partition of events with that of its ticks
 TimestampTz generation_start(int64 generation); // when the ring moved on to it; 0 when it has not
 void keep_ring(); // it begins to turn with the first worker
 bool has_native_events(); // or delayed ones
@@ -61,7 +64,10 @@ struct sink_progress {
     char name[NAMEDATALEN];
     position confirmed;
     int64 start_ms;
-    int64 held_ms; // PG_INT64_MAX: none
+    TimestampTz confirmed_at; // when that was written down; 0: it never was
+    int64 held_ms;            // PG_INT64_MAX: none
+    char held_topic[max_topic_length + 1];
+    TimestampTz held_since;
 };
 sink_progress *load_progress(int &count); // in the current memory context
 

@@ -14,6 +14,7 @@ char *redis_password_file = nullptr;
 char *sink_password_file = nullptr;
 char *headers = nullptr;
 int retention = 7 * 24 * 3600;
+int retention_size = 0;
 int batch_size = 10000;
 int linger = 2;
 int poll_interval = 1000;
@@ -124,6 +125,8 @@ void define() {
                                PGC_USERSET, 0, check_headers, nullptr, nullptr);
     integer("outbox.retention", "How long events are kept after they were emitted.", &retention, 1,
             INT_MAX / 1000, GUC_UNIT_S);
+    integer("outbox.retention_size", "Size of stored events beyond which the oldest are dropped before outbox.retention; 0: no bound.",
+            &retention_size, 0, INT_MAX, GUC_UNIT_KB);
     integer("outbox.batch_size", "Events after which a batch ends while a sink is behind.",
             &batch_size, 100, 1000000, 0);
     integer("outbox.linger", "Least time between two batches under load, so that small ones are joined.",

@@ -8,6 +8,7 @@ extern char *redis_password_file;
 extern char *sink_password_file;
 extern char *headers;
 extern int retention;         // seconds
+extern int retention_size;    // kB; 0: no bound
 extern int batch_size;        // events
 extern int linger;            // ms
 extern int poll_interval;     // ms

@@ -9,6 +9,7 @@
 #include "bgworker/worker.hpp"
 #include "extension/printable.hpp"
 #include "extension/storage.hpp"
+#include "extension/wait_event.hpp"
 
 namespace outbox {
 
@@ -365,7 +366,7 @@ PGDLLEXPORT Datum outbox_flush(PG_FUNCTION_ARGS) {
         }
         if (GetCurrentTimestamp() - began >= timeout_us)
             PG_RETURN_BOOL(false);
-        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 2, PG_WAIT_EXTENSION);
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, 2, wait_event(waiting_for::flush));
         ResetLatch(MyLatch);
     }
 }

@@ -51,12 +51,12 @@ COMMENT ON FUNCTION outbox.redis_url() IS 'outbox.redis_url with the password ma
 CREATE OR REPLACE VIEW outbox.sink AS
     SELECT d.id, d.name, d.uuid, COALESCE(d.url, outbox.redis_url()) AS url, d.paused,
            d.anchor <> outbox.anchor() AS restored, d.created_at,
-           f.topics, f.event_types, d.stream, d.start_ms, d.start_n, f.transform, d.trimming, d.max_length, d.max_age
+           f.topics, f.event_types, d.stream, d.start_ms, d.start_n, f.transform, d.trimming, d.max_length, d.max_age, d.confirm
     FROM outbox.sink_definition d
     LEFT JOIN LATERAL (SELECT topics, event_types, transform FROM outbox.sink_filter
                         WHERE sink_id = d.id ORDER BY from_ms DESC LIMIT 1) f ON true
     UNION ALL
-    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0, NULL, 'off', NULL, NULL
+    SELECT 1, 'default', NULL, outbox.redis_url(), false, false, NULL, NULL, NULL, 'outbox:{%t}', 0, 0, NULL, 'off', NULL, NULL, 'memory'
     WHERE NOT EXISTS (SELECT FROM outbox.sink_definition WHERE id = 1);
 COMMENT ON VIEW outbox.sink IS 'the configured destinations; the sink "default" is always there';
 COMMENT ON COLUMN outbox.sink.topics IS 'patterns of the topics that it takes; null: all';
@@ -68,6 +68,8 @@ COMMENT ON COLUMN outbox.sink.trimming IS
     'off: its streams are never trimmed; consumed: what every group has acknowledged is; limits: what exceeds max_length or max_age is, read or not';
 COMMENT ON COLUMN outbox.sink.max_length IS 'entries that are kept in each stream; null: no limit';
 COMMENT ON COLUMN outbox.sink.max_age IS 'how long entries are kept in each stream; null: no limit';
+COMMENT ON COLUMN outbox.sink.confirm IS
+    'how safe an entry must be before it counts as published: memory, replicas(n) or fsync';
 COMMENT ON COLUMN outbox.sink.uuid IS 'identity of the sink in Redis; given with the first event';
 COMMENT ON COLUMN outbox.sink.paused IS 'true after outbox.pause(): events are kept and not sent';
 COMMENT ON COLUMN outbox.sink.restored IS

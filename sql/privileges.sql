@@ -19,8 +19,8 @@ $$;
 
 ALTER FUNCTION outbox.keep_default_sink() OWNER TO outbox_worker;
 ALTER FUNCTION outbox.restored_lag(int) OWNER TO outbox_worker;
-ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval) OWNER TO outbox_worker;
-ALTER FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval, text) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval, text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.drop_sink(text, boolean) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.discard(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
@@ -55,13 +55,13 @@ GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint, bigint), outbox.takes(int, bigint, text, text),
     outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text), outbox.lag(int, bigint, bigint),
-    outbox.restored_lag(int), outbox.verify_state(), outbox.consumer_state(), outbox.redis_state(),
+    outbox.restored_lag(int), outbox.verify_state(), outbox.consumer_state(), outbox.redis_state(), outbox.retention_state(),
     outbox.metrics_label(text), outbox.metrics() TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,
-    outbox.tick, outbox.stat_consumer TO outbox_reader, outbox_admin;
+    outbox.tick, outbox.stat_consumer, outbox.stat_retention TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.delayed_event, outbox.stat_delayed TO outbox_reader, outbox_admin;
-GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval),
-    outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval), outbox.drop_sink(text, boolean) TO outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval, text),
+    outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval, text), outbox.drop_sink(text, boolean) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz),
     outbox.discard(uuid, text, text, text, timestamptz, timestamptz) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean),

@@ -101,7 +101,7 @@ COMMENT ON FUNCTION outbox.check_separate(int, text, text) IS 'an error where an
 -- goes on with ticks of its own.
 CREATE OR REPLACE FUNCTION outbox.create_sink(name text, url text, topics text[] DEFAULT NULL, event_types text[] DEFAULT NULL,
         stream text DEFAULT 'outbox:{%t}', start text DEFAULT 'now', transform text DEFAULT NULL, trimming text DEFAULT NULL,
-        max_length bigint DEFAULT NULL, max_age interval DEFAULT NULL) RETURNS void
+        max_length bigint DEFAULT NULL, max_age interval DEFAULT NULL, confirm text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -132,6 +132,7 @@ BEGIN
     PERFORM outbox.check_patterns('event_types', create_sink.event_types);
     SELECT t.signature, t.owner INTO made FROM outbox.check_transform(create_sink.transform) t;
     PERFORM outbox.check_trimming(COALESCE(create_sink.trimming, 'off'), create_sink.max_length, create_sink.max_age, true);
+    PERFORM outbox.check_confirm(create_sink.confirm);
     PERFORM outbox.check_isolation();
 
     -- Retention can drop nothing from here on, and each statement sees what was committed before it.
@@ -240,10 +241,10 @@ BEGIN
                        'SELECT $1, outbox.anchor(), $2, COALESCE(pg_sequence_last_value(''outbox.event_seq''), 0), 0, -1, $3',
                        COALESCE((SELECT max(r.generation) FROM outbox.ring r), 0) % 8) USING new_id, base_ms, snapshot;
     END IF;
-    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n, trimming, max_length, max_age)
+    INSERT INTO outbox.sink_definition (id, uuid, name, anchor, url, stream, start_ms, start_n, trimming, max_length, max_age, confirm)
     VALUES (new_id, gen_random_uuid(), create_sink.name, outbox.anchor(), create_sink.url, create_sink.stream,
             COALESCE(base_ms + 1, 0), first_n, COALESCE(create_sink.trimming, 'off'), NULLIF(create_sink.max_length, 0),
-            NULLIF(create_sink.max_age, '0'));
+            NULLIF(create_sink.max_age, '0'), COALESCE(create_sink.confirm, 'memory'));
     IF base_ms IS NOT NULL THEN
         INSERT INTO outbox.checkpoint (sink_id, ms, n, recorded_at)
         VALUES (new_id, CASE WHEN first_n > 0 THEN base_ms + 1 ELSE base_ms END, greatest(first_n - 1, 0), clock_timestamp());
@@ -255,7 +256,7 @@ BEGIN
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval) IS
+COMMENT ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval, text) IS
     'add a sink with a worker and a cursor of its own; start is now, beginning, a time or a position of sink "default"';
 
 CREATE OR REPLACE FUNCTION outbox.sink_id(sink text) RETURNS int
@@ -279,7 +280,7 @@ COMMENT ON FUNCTION outbox.sink_id(text) IS 'the id of a sink that has a row; an
 -- The sink's worker is ended before and started after: no tick can fall between the old filter and the new one.
 CREATE OR REPLACE FUNCTION outbox.alter_sink(sink text, url text DEFAULT NULL, topics text[] DEFAULT NULL,
         event_types text[] DEFAULT NULL, transform text DEFAULT NULL, trimming text DEFAULT NULL, max_length bigint DEFAULT NULL,
-        max_age interval DEFAULT NULL) RETURNS void
+        max_age interval DEFAULT NULL, confirm text DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -294,6 +295,7 @@ BEGIN
     PERFORM outbox.check_patterns('event_types', alter_sink.event_types);
     SELECT t.signature, t.owner INTO made FROM outbox.check_transform(NULLIF(alter_sink.transform, 'none')) t;
     PERFORM outbox.check_trimming(COALESCE(alter_sink.trimming, 'off'), alter_sink.max_length, alter_sink.max_age);
+    PERFORM outbox.check_confirm(alter_sink.confirm);
     IF sink = 'default' THEN
         IF alter_sink.url IS NOT NULL THEN
             RAISE EXCEPTION 'the URL of sink "default" is a setting'
@@ -308,6 +310,9 @@ BEGIN
     IF alter_sink.url IS NOT NULL THEN
         PERFORM outbox.check_separate(altered, alter_sink.url, d.stream) FROM outbox.sink_definition d WHERE d.id = altered;
         UPDATE outbox.sink_definition SET url = alter_sink.url WHERE id = altered;
+    END IF;
+    IF alter_sink.confirm IS NOT NULL THEN
+        UPDATE outbox.sink_definition SET confirm = alter_sink.confirm WHERE id = altered;
     END IF;
     IF alter_sink.topics IS NOT NULL OR alter_sink.event_types IS NOT NULL OR alter_sink.transform IS NOT NULL THEN
         SELECT f.topics, f.event_types, f.transform, f.transform_owner INTO old FROM outbox.sink_filter f WHERE f.sink_id = altered ORDER BY f.from_ms DESC LIMIT 1;
@@ -337,8 +342,8 @@ BEGIN
     PERFORM outbox.wake(true);
 END
 $$;
-COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval) IS
-    'give a sink another URL, filters or a transform that count for events from now on, or other trimming; null leaves as it is, {*} takes everything, none takes the transform away, a limit of 0 is none';
+COMMENT ON FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval, text) IS
+    'give a sink another URL, another confirm level, filters or a transform that count for events from now on, or other trimming; null leaves as it is, {*} takes everything, none takes the transform away, a limit of 0 is none';
 
 CREATE OR REPLACE FUNCTION outbox.drop_sink(sink text, discard_dead_letters boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$

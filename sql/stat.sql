@@ -27,7 +27,7 @@ CREATE OR REPLACE VIEW outbox.stat_sink AS
     CROSS JOIN LATERAL (SELECT own.events + brought.events AS events, own.oldest) lag;
 COMMENT ON VIEW outbox.stat_sink IS 'the state of each sink: what to look at first, and what to alert on';
 COMMENT ON COLUMN outbox.stat_sink.state IS
-    'idle, connecting, streaming, healing, backing off, fenced, paused, paused (restored), disabled, wrong version or no worker';
+    'idle, connecting, streaming, healing, unconfirmed (its confirm level is not reached), backing off, fenced, paused, paused (restored), disabled, wrong version or no worker';
 COMMENT ON COLUMN outbox.stat_sink.lag_events IS 'committed events that the sink has not confirmed; an estimate beyond ten thousand';
 COMMENT ON COLUMN outbox.stat_sink.lag_seconds IS 'age of the oldest of them by its occurred_at, or from when it was delivered or appended again, in seconds; 0 when there is none';
 COMMENT ON COLUMN outbox.stat_sink.published IS 'events appended since the worker started';
@@ -64,9 +64,14 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
          WHERE c.relnamespace = 'outbox'::regnamespace AND c.relkind = 'r'
            AND c.relname ~ '^(event|tick|dedupe)_[0-7]$|^delayed_[0-9]+$'
          GROUP BY d.label),
+    retention AS (
+        SELECT d.label, sum(r.bytes) FILTER (WHERE r.state <> 'empty') AS bytes, count(*) FILTER (WHERE r.state <> 'empty') AS partitions,
+               max(extract(epoch FROM clock_timestamp() - r.started_at)) FILTER (WHERE r.state <> 'empty') AS oldest,
+               max(extract(epoch FROM clock_timestamp() - r.held_back_since)) AS held_back
+          FROM outbox.stat_retention r CROSS JOIN database d GROUP BY d.label),
     sample AS (
         SELECT v.* FROM sink s CROSS JOIN LATERAL (VALUES
-            (1, 'outbox_up', 'gauge', 'whether the sink is served: 0 while it is paused, fenced, backing off or has no worker',
+            (1, 'outbox_up', 'gauge', 'whether the sink is served: 0 while it is paused, fenced, unconfirmed, backing off or has no worker',
                 s.label, CASE WHEN s.state IN ('idle', 'streaming', 'healing') THEN 1 ELSE 0 END::double precision),
             (2, 'outbox_state', 'gauge', 'the state of the sink, as in stat_sink',
                 s.label || ',state="' || s.state || '"', 1),
@@ -103,7 +108,17 @@ CREATE OR REPLACE FUNCTION outbox.metrics() RETURNS text
         SELECT 21, 'outbox_delayed_events', 'gauge', 'events that are to be delivered later', label, events FROM database, outbox.stat_delayed
         UNION ALL
         SELECT 22, 'outbox_delayed_oldest_overdue_seconds', 'gauge', 'for how long the first of them should have been delivered',
-               label, COALESCE(overdue_seconds, 0) FROM database, outbox.stat_delayed),
+               label, COALESCE(overdue_seconds, 0) FROM database, outbox.stat_delayed
+        UNION ALL
+        SELECT v.* FROM retention r CROSS JOIN LATERAL (VALUES
+            (40, 'outbox_retention_bytes', 'gauge', 'what the partitions that hold events take on disk', r.label, r.bytes::double precision),
+            (41, 'outbox_retention_limit_bytes', 'gauge', 'outbox.retention_size; 0: no bound', r.label,
+                pg_size_bytes(current_setting('outbox.retention_size', true))),
+            (42, 'outbox_retention_partitions', 'gauge', 'partitions of eight that hold events', r.label, r.partitions),
+            (43, 'outbox_retention_oldest_seconds', 'gauge', 'age of the oldest partition that holds events', r.label, COALESCE(r.oldest, 0)),
+            (44, 'outbox_retention_held_back_seconds', 'gauge', 'age of what keeps old events from being dropped; 0: nothing does', r.label,
+                COALESCE(r.held_back, 0))
+        ) v(n, name, type, help, label, value)),
     family AS (
         SELECT n, '# HELP ' || name || ' ' || help || E'\n# TYPE ' || name || ' ' || type || E'\n'
                   || string_agg(name || '{' || label || '} ' || value || E'\n', '' ORDER BY label) AS text

@@ -143,11 +143,13 @@ CREATE TABLE outbox.sink_definition (
     used boolean NOT NULL DEFAULT false,
     trimming text NOT NULL DEFAULT 'off',
     max_length bigint,
-    max_age interval
+    max_age interval,
+    confirm text NOT NULL DEFAULT 'memory'
 );
 COMMENT ON TABLE outbox.sink_definition IS 'sinks that have been used or changed; read outbox.sink instead';
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
+COMMENT ON COLUMN outbox.sink_definition.confirm IS 'how safe an entry must be before it counts as published';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
 COMMENT ON COLUMN outbox.sink_definition.trimming IS 'what of its streams is trimmed: off, consumed or limits; max_length and max_age say how much is kept';
 

@@ -35,9 +35,11 @@ ALTER TABLE outbox.sink_definition
     ADD COLUMN used boolean NOT NULL DEFAULT false,
     ADD COLUMN trimming text NOT NULL DEFAULT 'off',
     ADD COLUMN max_length bigint,
-    ADD COLUMN max_age interval;
+    ADD COLUMN max_age interval,
+    ADD COLUMN confirm text NOT NULL DEFAULT 'memory';
 COMMENT ON COLUMN outbox.sink_definition.url IS 'null: outbox.redis_url';
 COMMENT ON COLUMN outbox.sink_definition.start_ms IS 'with start_n: the first position that belongs to the sink';
+COMMENT ON COLUMN outbox.sink_definition.confirm IS 'how safe an entry must be before it counts as published';
 COMMENT ON COLUMN outbox.sink_definition.used IS 'something may have been sent to it';
 COMMENT ON COLUMN outbox.sink_definition.trimming IS 'what of its streams is trimmed: off, consumed or limits; max_length and max_age say how much is kept';
 

@@ -23,6 +23,7 @@ SHOW outbox.max_payload_size;
 RESET outbox.max_payload_size;
 ALTER SYSTEM SET outbox.retention = 0;
 ALTER SYSTEM SET outbox.retention = '30000d';
+ALTER SYSTEM SET outbox.retention_size = '3TB';
 ALTER SYSTEM SET outbox.batch_size = 99;
 ALTER SYSTEM SET outbox.batch_size = 1000001;
 ALTER SYSTEM SET outbox.linger = -1;

@@ -6,6 +6,7 @@ use Test::More;
 
 use OutboxTest;
 use OutboxTest::Positions;
+use OutboxTest::Session;
 
 my $redis = OutboxTest::Redis->new;
 my $node = new_node(redis => $redis, conf => "outbox.retention = '2s'\noutbox.max_attempts = 1000000\noutbox.retry_max = '100ms'\n");
@@ -159,26 +160,3 @@ cmp_ok(one(q{SELECT sum(pg_total_relation_size(c.oid)) / 1000000 FROM pg_class c
               WHERE relnamespace = 'outbox'::regnamespace AND relname ~ '^event_\d$'}), '<', 20, 'and the ring stays small');
 
 done_testing();
-
-# A session that is kept open.
-package OutboxTest::Session;
-
-use IPC::Run ();
-
-sub new {
-    my ($class, $node) = @_;
-    my $self = bless { in => '', out => '', err => '', said => 0 }, $class;
-    $self->{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ], '<', \$self->{in},
-        '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(60));
-    return $self;
-}
-
-# returns when it is done
-sub say {
-    my ($self, $sql) = @_;
-    my $done = 'done-' . ++$self->{said};
-    $self->{in} .= "$sql\n\\echo $done\n";
-    IPC::Run::pump($self->{run}) until $self->{out} =~ /$done\n/ || $self->{err} =~ /ERROR/;
-    die $self->{err} if $self->{err} =~ /ERROR/;
-    return;
-}

@@ -16,7 +16,7 @@ EXTENSION = extension/outbox
 MODULE_big = outbox
 RELEASE = 1.1
 # What can be made again in place: an update from any version ends with it.
-SQL = $(addprefix sql/,emit.sql event.sql operate.sql dead_letter.sql verify.sql stat.sql sink.sql privileges.sql)
+SQL = $(addprefix sql/,emit.sql event.sql operate.sql dead_letter.sql verify.sql stat.sql sink.sql replay.sql privileges.sql)
 DATA_built = sql/outbox--$(RELEASE).sql sql/outbox--1.0--$(RELEASE).sql
 DATA = sql/outbox--1.0.sql
 OBJS = $(patsubst %.cpp,%.o,$(wildcard common/*.cpp extension/*.cpp bgworker/*.cpp))

@@ -497,6 +497,8 @@ void dispatcher::wait(int ms) {
     TimestampTz retry = link_.is_open() ? next_retry() : 0;
     if (retry != 0)
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
+    if (sink_known_ && replays_ && !replayer_)
+        ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), replayer_at_)));
     if (link_.is_open())
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
     link_.wait_for_latch(std::max(ms, 1));
@@ -531,6 +533,7 @@ void dispatcher::run() {
         if (shared::take_reload(slot_)) {
             sink_known_ = false;
             retry_at_ = 0;
+            replays_ = true;
         }
         uint64 asked = pg_atomic_read_u64(&slot_->flush_requested);
         if (!sink_known_)
@@ -541,6 +544,7 @@ void dispatcher::run() {
             wait(settings::poll_interval);
             continue;
         }
+        keep_replayer();
         bool restored = sink_.anchor != storage::anchor();
         if (restored || sink_.paused || !settings::enabled) {
             if (restored && stats_.state != worker_state::restored)

@@ -107,9 +107,13 @@ class dispatcher {
     void leave_out_upto(position above, HTAB *candidates);
     bool take_over(position marker, position settled, bool &refused);
 
+    // -- replays.cpp: the worker of outbox.replay()
+    void keep_replayer();
+
     // -- retention.cpp
     void turn_ring();
     bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count);
+    static const char *replay_that_needs(int number);
     const char *reason_to_keep(int number, const state::sink_progress &sink) const;
     bool drop_partition(int64 generation, TimestampTz replaced_at);
     void hold_back(const char *reason);
@@ -188,6 +192,10 @@ class dispatcher {
     int64 last_snapshot_ms_ = 0;
     XLogRecPtr tick_end_ = InvalidXLogRecPtr;  // where the log has to be durable for it to be; invalid: it is
     carried_tick carried_;                     // that tick, where the marker may carry it until then
+    BackgroundWorkerHandle *replayer_ = nullptr;
+    bool replays_ = false;         // there may be one to be done
+    TimestampTz replayer_at_ = 0;  // none is started before
+    int replayer_delay_ = 0;       // ms
     uint64 flush_asked_ = 0;
     int64 flush_ms_ = 0;
 

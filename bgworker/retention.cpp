@@ -2,6 +2,7 @@
 // outbox.retention and nothing can need them any more. No row is ever deleted.
 
 #include "bgworker/dispatcher.hpp"
+#include "bgworker/replay_task.hpp"
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/settings.hpp"
@@ -142,6 +143,19 @@ const char *dispatcher::reason_to_keep(int number, const state::sink_progress &s
                           : psprintf("sink \"%s\" has not confirmed its events", sink.name);
 }
 
+// A replay that has still to read the partition; null where there is none.
+const char *dispatcher::replay_that_needs(int number) {
+    int count;
+    const replay::need *needs = replay::needs(count);
+    for (int i = 0; i < count; ++i) {
+        tick before;
+        if (!last_tick_before(needs[i].sink_id, needs[i].ms, before) || before.anchor != storage::anchor() ||
+            has_events_behind(number, before.snapshot))
+            return psprintf("replay %lld has not read its events yet (see outbox.stat_replay)", static_cast<long long>(needs[i].id));
+    }
+    return nullptr;
+}
+
 // Truncates the partition of a past generation. Lock first, without waiting; then look, with a snapshot that is newer than the
 // lock: a writer that committed while we waited would otherwise be cut off unread.
 bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
@@ -163,6 +177,10 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
             sampled_is_spent_ = true;
             return false;
         }
+    if (const char *reason = replay_that_needs(number)) {
+        hold_back(reason);
+        return false;
+    }
     // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
     if (older_snapshots_remain()) {
         hold_back("a snapshot that is older than the confirmation is in use (see pg_stat_activity.backend_xmin)");

@@ -17,7 +17,7 @@ MODULE_big = outbox
 RELEASE = 1.1
 # What can be made again in place: an update from any version ends with it.
 SQL = $(addprefix sql/,version.sql emit.sql event.sql delayed.sql operate.sql dead_letter.sql verify.sql consumer.sql retention.sql \
-    stat.sql confirm.sql sink.sql comments.sql privileges.sql)
+    stat.sql confirm.sql sink.sql replay.sql comments.sql privileges.sql)
 DATA_built = sql/outbox--$(RELEASE).sql sql/outbox--1.0--$(RELEASE).sql
 DATA = sql/outbox--1.0.sql
 OBJS = $(patsubst %.cpp,%.o,$(wildcard common/*.cpp extension/*.cpp bgworker/*.cpp))

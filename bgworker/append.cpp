@@ -4,6 +4,7 @@
 
 #include "bgworker/dispatcher.hpp"
 #include "bgworker/entry.hpp"
+#include "bgworker/fields.hpp"
 #include "bgworker/reply.hpp"
 #include "common/resp.hpp"
 #include "common/crash_point.hpp"
@@ -142,28 +143,8 @@ transform::result dispatcher::transformed(event_row &event) const {
     return result;
 }
 
-static std::string_view utf8(std::string_view stored) {
-    int encoding = GetDatabaseEncoding();
-    if (encoding == PG_UTF8 || encoding == PG_SQL_ASCII || stored.empty())
-        return stored;
-    char *converted = pg_server_to_any(stored.data(), static_cast<int>(stored.size()), PG_UTF8);
-    return converted == stored.data() ? stored : std::string_view(converted);
-}
-
 void dispatcher::encode(chunk &target, const event_row &event, position where, stream_state *stream, position at) {
-    entry_fields fields;
-    fields.naming = naming_;
-    fields.topic = stream->name();
-    fields.at = at;
-    fields.must_exist = stream->exists;
-    fields.event_id = event.event_id->data;
-    fields.event_type = event.event_type;
-    fields.aggregate_type = utf8(event.aggregate_type);
-    fields.aggregate_id = utf8(event.aggregate_id);
-    fields.version = event.version;
-    fields.occurred_at_us = unix_us(event.occurred_at);
-    fields.headers = utf8(event.headers);
-    fields.payload = utf8(event.payload);
+    const entry_fields fields = fields_of(event, naming_, at, stream->exists);
     cpp_call([&] { append_entry(*target.commands, *target.answers, fields); });
     target.entries[target.count++] = {stream, where, at, *event.event_id};
 }

@@ -575,6 +575,8 @@ void dispatcher::wait(int ms) {
     TimestampTz retry = link_.is_open() ? next_retry() : 0;
     if (retry != 0)
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
+    if (sink_known_ && replays_ && !replayer_)
+        ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), replayer_at_)));
     if (link_.is_open()) {
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
         if (stats_.state == worker_state::streaming && cursor_ >= heal_until_)
@@ -615,6 +617,7 @@ void dispatcher::run() {
         if (shared::take_reload(slot_)) {
             sink_known_ = false;
             retry_at_ = 0;
+            replays_ = true;
         }
         if (!tables_fit_ && !(tables_fit_ = tables_fit())) {
             wait(settings::poll_interval);
@@ -633,6 +636,7 @@ void dispatcher::run() {
             wait(settings::poll_interval);
             continue;
         }
+        keep_replayer();
         bool restored = sink_.anchor != storage::anchor();
         delivers_ = !restored;
         if (restored) {

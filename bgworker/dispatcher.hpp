@@ -151,10 +151,14 @@ class dispatcher {
     bool trim(stream_state *const *streams, int count, const char *marker);
     bool make_room();
 
+    // -- replays.cpp: the worker of outbox.replay()
+    void keep_replayer();
+
     // -- retention.cpp
     void turn_ring();
     struct ring_size;
     bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size);
+    static const char *replay_that_needs(int number);
     const char *reason_to_keep(int number, const state::sink_progress &sink, TimestampTz &since) const;
     bool drop_partition(int64 generation, TimestampTz replaced_at);
     void hold_back(int64 generation, const char *reason, TimestampTz since);
@@ -248,6 +252,10 @@ class dispatcher {
     int64 last_snapshot_ms_ = 0;
     XLogRecPtr tick_end_ = InvalidXLogRecPtr;  // where the log has to be durable for it to be; invalid: it is
     carried_tick carried_;                     // that tick, where the marker may carry it until then
+    BackgroundWorkerHandle *replayer_ = nullptr;
+    bool replays_ = false;         // there may be one to be done
+    TimestampTz replayer_at_ = 0;  // none is started before
+    int replayer_delay_ = 0;       // ms
     uint64 flush_asked_ = 0;
     int64 flush_ms_ = 0;
 

@@ -127,6 +127,11 @@ void expectation::load(int sink_id, position before_start, position confirmed, i
     any_ = true;
 }
 
+void expectation::release() {
+    MemoryContextDelete(window_);
+    MemoryContextDelete(run_);
+}
+
 // Where the batch begins; null where it is the first, or that is no longer known.
 const stored_snapshot *expectation::previous_of(const tick &current) {
     for (int i = 0; i < end_count_; ++i)
@@ -294,6 +299,11 @@ bool expectation::is_optional(std::string_view topic, position where) const {
         if (topic == held_[i].topic)
             return where >= held_[i].from;
     return false;
+}
+
+const event_row &expectation::event() {
+    reader_.load(*visited_);
+    return *visited_;
 }
 
 void expectation::rewind() {

@@ -23,6 +23,8 @@ class expectation {
     // events that are not confirmed.
     void load(int sink_id, position before_start, position confirmed, int64 reach, int64 since_ms, int64 until_ms);
 
+    void release(); // what load() has made
+
     // Nothing below is judged. Moves on past ticks whose events were dropped.
     position floor() const { return floor_; }
     bool any() const { return any_; } // is there something to check?
@@ -36,6 +38,13 @@ class expectation {
     // Calls visit(topic, entry) for each entry of the window, in the order of positions but for those of `placed`, which come
     // at the end. In no transaction; visit is called in one.
     template <typename Visitor> void for_each(Visitor visit);
+
+    // A part of it, of about so many events: what is left of the window comes with the next call, after rewind() with the first.
+    // `last` is called at the end of the transaction. False at the end of the window; those of `placed` are left out.
+    template <typename Visitor, typename Last> bool some(int64 limit, Visitor visit, Last last);
+    // Inside of visit(): the event as a whole; and to come back from some() before the next one.
+    const event_row &event();
+    void stop() { stopped_ = true; }
 
     // The same in pieces and of one topic, in order of positions throughout: the next entries, in an array that lives until
     // the next call. 0 at the end.
@@ -77,7 +86,9 @@ class expectation {
     int64 oldest_generation() const;
     bool is_settled(const event_row &event) const;
     bool is_optional(std::string_view topic, position where) const;
-    template <typename Visitor> bool advance(int64 limit, Visitor visit);
+    template <typename Visitor> bool advance(int64 limit, Visitor visit) {
+        return some(limit, visit, [] {});
+    }
 
     int sink_id_ = 0;
     position before_start_; // nothing up to here is the sink's
@@ -112,16 +123,19 @@ class expectation {
     int at_span_ = 0;
     bool opened_ = false;
     int at_placed_ = 0;
+    bool stopped_ = false;
+    event_row *visited_ = nullptr;
     state::move *moves_ = nullptr;
     int move_count_ = 0;
     expected_entry *entries_ = nullptr;
 };
 
-template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit) {
+template <typename Visitor, typename Last> bool expectation::some(int64 limit, Visitor visit, Last last) {
     begin_transaction();
     check_ring();
     int64 read = 0;
-    while (at_span_ < span_count_ && read < limit) {
+    stopped_ = false;
+    while (at_span_ < span_count_ && read < limit && !stopped_) {
         const span &current = spans_[at_span_];
         if (!opened_) {
             reader_.open(current.source, current.previous);
@@ -137,8 +151,9 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
         reader_.begin();
         event_row event;
         bool more = true;
-        while (read < limit && (more = reader_.next(event))) {
+        while (read < limit && !stopped_ && (more = reader_.next(event))) {
             ++read;
+            visited_ = &event;
             position where = {current.source.ms, event.n};
             if (where <= before_start_ || !event.is_for(sink_id_, filter_))
                 continue;
@@ -170,6 +185,7 @@ template <typename Visitor> bool expectation::advance(int64 limit, Visitor visit
         ++read; // also a batch without an event takes its time
     }
     bool more = at_span_ < span_count_;
+    last();
     commit_transaction();
     return more;
 }

@@ -4,6 +4,7 @@
 
 #include "bgworker/dispatcher.hpp"
 #include "bgworker/holder.hpp"
+#include "bgworker/replay_task.hpp"
 #include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/dedupe.hpp"
@@ -195,6 +196,19 @@ const char *dispatcher::reason_to_keep(int number, const state::sink_progress &s
                 : psprintf("sink \"%s\" has not confirmed its events%s", sink.name, behind);
 }
 
+// A replay that has still to read the partition; null where there is none.
+const char *dispatcher::replay_that_needs(int number) {
+    int count;
+    const replay::need *needs = replay::needs(count);
+    for (int i = 0; i < count; ++i) {
+        tick before;
+        if (!last_tick_before(needs[i].sink_id, needs[i].ms, before) || before.anchor != storage::anchor() ||
+            has_events_behind(number, before.snapshot))
+            return psprintf("replay %lld has not read its events yet (see outbox.stat_replay)", static_cast<long long>(needs[i].id));
+    }
+    return nullptr;
+}
+
 // Truncates the partition of a past generation. Lock first, without waiting; then look, with a snapshot that is newer than the
 // lock: a writer that committed while we waited would otherwise be cut off unread.
 bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
@@ -220,6 +234,10 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
             sampled_is_spent_ = true;
             return false;
         }
+    }
+    if (const char *reason = replay_that_needs(number)) {
+        hold_back(generation, reason, 0);
+        return false;
     }
     // A dump whose snapshot is older than the confirmation would miss the events that it still counts as unsent.
     if (const VirtualTransactionId *older = older_snapshot()) {

@@ -10,11 +10,18 @@ namespace outbox::shared {
 constexpr int max_requests = 64;
 constexpr int max_blocks = 64;
 constexpr int max_verifications = 8; // at a time, in all databases
+constexpr int max_replayers = 16;     // the same
 
 struct blocked_database {
     Oid database;
     int sink_id; // 0: all of them
     int pid; // the backend that blocks; a dead one blocks nothing
+};
+
+struct running_replayer {
+    Oid database; // invalid where it is free
+    int sink_id;
+    int pid;
 };
 
 struct memory {
@@ -30,6 +37,7 @@ struct memory {
     bool no_process;
     bool no_slot;
     verification verifications[max_verifications];
+    running_replayer replayers[max_replayers];
     int slots;
     slot worker[FLEXIBLE_ARRAY_MEMBER];
 };
@@ -344,6 +352,42 @@ bool read(int index, verification &copy) {
 
 int verification_count() { return shm ? max_verifications : 0; }
 
+static void detach_replayer(int, Datum index) {
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    shm->replayers[DatumGetInt32(index)] = {};
+    LWLockRelease(shm->lock);
+}
+
+static bool has_replayer_locked(Oid database, int sink_id) {
+    for (const running_replayer &each : shm->replayers)
+        if (each.database == database && each.sink_id == sink_id)
+            return true;
+    return false;
+}
+
+bool has_replayer(Oid database, int sink_id) {
+    LWLockAcquire(shm->lock, LW_SHARED);
+    bool found = has_replayer_locked(database, sink_id);
+    LWLockRelease(shm->lock);
+    return found;
+}
+
+bool attach_replayer(Oid database, int sink_id) {
+    int chosen = -1;
+    LWLockAcquire(shm->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < max_replayers && chosen < 0 && !has_replayer_locked(database, sink_id); ++i)
+        if (!OidIsValid(shm->replayers[i].database)) {
+            shm->replayers[i] = {database, sink_id, MyProcPid};
+            chosen = i;
+        }
+    LWLockRelease(shm->lock);
+    if (chosen < 0)
+        return false;
+    before_shmem_exit(detach_replayer, Int32GetDatum(chosen));
+    // only now, as for a verification
+    return !is_blocked(database, sink_id);
+}
+
 bool claim(Oid database, int sink_id) {
     int chosen = -1;
     LWLockAcquire(shm->lock, LW_EXCLUSIVE);
@@ -447,6 +491,11 @@ static bool end_workers(Oid database, int sink_id = 0) {
         gone = false;
     }
     for (const verification &running : shm->verifications)
+        if (running.database == database && (sink_id == 0 || running.sink_id == sink_id)) {
+            kill(running.pid, SIGTERM);
+            gone = false;
+        }
+    for (const running_replayer &running : shm->replayers)
         if (running.database == database && (sink_id == 0 || running.sink_id == sink_id)) {
             kill(running.pid, SIGTERM);
             gone = false;

@@ -111,6 +111,11 @@ void end_verification(); // by the caller: it is done
 bool read(int index, verification &copy);
 int verification_count();
 
+// For the worker of outbox.replay(): be the one of this sink until it exits. False where there is another, or a command needs the
+// database or the sink to itself.
+bool attach_replayer(Oid database, int sink_id);
+bool has_replayer(Oid database, int sink_id);
+
 // For the scout: make sure the sink has a slot. False when all are taken.
 bool claim(Oid database, int sink_id);
 

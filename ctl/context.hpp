@@ -46,4 +46,7 @@ class context {
     std::unique_ptr<ctl::redis> redis_;
 };
 
+// A point in time as people type it, as SQL reads it; nothing for an empty text. Throws failure.
+std::optional<std::string> time_for_sql(database &db, const std::string &text);
+
 } // namespace outbox::ctl

@@ -17,6 +17,7 @@ struct dlq_request {
     std::string type;             // a pattern of event types
     std::size_t limit = 100;
     bool all = false;
+    bool of_sink = false;
     bool yes = false;
 };
 

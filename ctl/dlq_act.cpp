@@ -1,5 +1,6 @@
-// outboxctl dlq redrive and dlq discard: of consumer groups. What a sink gave up is its own matter.
+// outboxctl dlq redrive and dlq discard: of consumer groups, and by outbox.redrive() and outbox.discard() of sinks.
 #include <iostream>
+#include <optional>
 
 #include "ctl/dlq.hpp"
 #include "ctl/table.hpp"
@@ -32,9 +33,14 @@ static void check(const dlq_request &wanted) {
     int ways = (wanted.ids.empty() ? 0 : 1) + (wanted.all ? 1 : 0) + (wanted.type.empty() ? 0 : 1);
     if (ways != 1)
         throw failure(exit_code::usage, "which dead letters?", "Give ids, or --type PATTERN, or --all.");
-    if (wanted.ids.empty() && (wanted.topic.empty() || wanted.group.empty()))
-        throw failure(exit_code::usage, "--all and --type need --topic and --group",
+    if (wanted.of_sink && (!wanted.ids.empty() || !wanted.group.empty()))
+        throw failure(exit_code::usage, "--of-sink goes with --all or --type, and without --group",
+                      "The id of an event finds dead letters of sinks by itself.");
+    if (!wanted.of_sink && wanted.ids.empty() && (wanted.topic.empty() || wanted.group.empty()))
+        throw failure(exit_code::usage, "--all and --type need --topic and --group, or --of-sink",
                       "\"outboxctl dlq ls\" shows where there are dead letters.");
+    if (wanted.of_sink && wanted.type.find('*') != wanted.type.npos)
+        throw failure(exit_code::usage, "with --of-sink, --type is an event type and no pattern");
     if (!wanted.type.empty() && !detail::is_pattern(wanted.type))
         throw failure(exit_code::usage, "\"" + wanted.type + "\" is no pattern of event types",
                       "Such as wallet.created, wallet.* or *.");
@@ -76,42 +82,15 @@ static bool confirmed(std::size_t count) {
     return std::getline(std::cin, answer) && (answer == "y" || answer == "yes");
 }
 
-// Those of a sink are found, so that nobody looks for them in vain.
-static void refuse_those_of_sinks(context &context, const dlq_request &wanted, const std::vector<std::string> &missing,
-                                  const verb &act) {
-    for (const auto &id : missing)
-        if (is_event_id(id) && wanted.group.empty() && !sink_dead_letters(context.database(), wanted, id).empty())
-            throw failure(
-                exit_code::wrong, "the dead letter of event " + id + " is a sink's, which this outboxctl cannot " + act.name,
-                "Repair the stream and emit the event again under its id: see \"Dead letters\" in doc/operations.md.");
+// Calls outbox.redrive() or outbox.discard(): event id, sink, topic, event type.
+static std::size_t act_on_sinks(database &db, const verb &act, const std::vector<std::optional<std::string>> &which) {
+    auto statement = std::string("SELECT outbox.") + act.name + "($1::uuid, $2, $3, $4) AS count";
+    return db.row(statement.c_str(), which).at("count").get<std::size_t>();
 }
 
-static exit_code run(context &context, const dlq_request &wanted, const verb &act) {
-    check(wanted);
-    auto where = places(context, wanted);
-    std::vector<found> letters;
-    json missing = json::array(), left = json::array();
-    if (wanted.ids.empty())
-        letters = by_type(where, wanted.type);
-    for (const auto &id : wanted.ids) {
-        auto some = by_id(where, id);
-        letters.insert(letters.end(), some.begin(), some.end());
-        if (some.empty())
-            missing.push_back(id);
-    }
-    if (!missing.empty())
-        refuse_those_of_sinks(context, wanted, missing, act);
-    if (&act == &discard && !wanted.yes && !letters.empty() && !confirmed(letters.size()))
-        return exit_code::wrong;
+static std::optional<std::string> if_any(const std::string &text) { return text.empty() ? std::nullopt : std::optional(text); }
 
-    std::size_t done = 0;
-    for (const auto &letter : letters)
-        if (act.needs_fields && !letter.has_fields)
-            left.push_back(letter.id);
-        else if (act.one(letter.place->letters, letter.id))
-            ++done;
-        else
-            missing.push_back(letter.id); // somebody else was faster
+static exit_code say(context &context, const verb &act, std::size_t done, const json &missing, const json &left) {
     auto code = missing.empty() && left.empty() ? exit_code::ok : exit_code::wrong;
     if (context.common().json) {
         write(line_of({{act.past, done}, {"not_found", missing}, {"without_fields", left}}));
@@ -127,6 +106,64 @@ static exit_code run(context &context, const dlq_request &wanted, const verb &ac
     return code;
 }
 
+// Those that the sink gave up, by topic and event type.
+static exit_code run_on_sink(context &context, const dlq_request &wanted, const verb &act) {
+    const std::string &sink = context.common().sink;
+    database &db = context.database();
+    db.require_extension();
+    if (&act == &discard && !wanted.yes) {
+        auto count = db.row(R"(
+            SELECT count(*) AS count FROM outbox.dead_letter d JOIN outbox.sink s ON s.id = d.sink_id
+             WHERE s.name = $1 AND ($2 = '' OR d.topic = $2) AND ($3 = '' OR d.event_type = $3))",
+                            {sink, wanted.topic, wanted.type})
+                         .at("count")
+                         .get<std::size_t>();
+        if (count > 0 && !confirmed(count))
+            return exit_code::wrong;
+    }
+    auto done = act_on_sinks(db, act, {std::nullopt, sink, if_any(wanted.topic), if_any(wanted.type)});
+    return say(context, act, done, json::array(), json::array());
+}
+
+static exit_code run(context &context, const dlq_request &wanted, const verb &act) {
+    check(wanted);
+    if (wanted.of_sink)
+        return run_on_sink(context, wanted, act);
+    auto where = places(context, wanted);
+    std::vector<found> letters;
+    json missing = json::array(), left = json::array();
+    std::vector<std::string> of_sinks;
+    std::size_t letters_of_sinks = 0;
+    if (wanted.ids.empty())
+        letters = by_type(where, wanted.type);
+    for (const auto &id : wanted.ids) {
+        auto some = by_id(where, id);
+        letters.insert(letters.end(), some.begin(), some.end());
+        if (!some.empty())
+            continue;
+        auto given_up = is_event_id(id) ? sink_dead_letters(context.database(), wanted, id).size() : 0;
+        letters_of_sinks += given_up;
+        if (given_up > 0)
+            of_sinks.push_back(id);
+        else
+            missing.push_back(id);
+    }
+    if (auto count = letters.size() + letters_of_sinks; &act == &discard && !wanted.yes && count > 0 && !confirmed(count))
+        return exit_code::wrong;
+
+    std::size_t done = 0;
+    for (const auto &id : of_sinks)
+        done += act_on_sinks(context.database(), act, {id, std::nullopt, if_any(wanted.topic), std::nullopt});
+    for (const auto &letter : letters)
+        if (act.needs_fields && !letter.has_fields)
+            left.push_back(letter.id);
+        else if (act.one(letter.place->letters, letter.id))
+            ++done;
+        else
+            missing.push_back(letter.id); // somebody else was faster
+    return say(context, act, done, missing, left);
+}
+
 static CLI::App *add(CLI::App &dlq, options &common, action &chosen, const verb &act, const std::string &about,
                      const std::string &examples, const std::shared_ptr<dlq_request> &wanted) {
     CLI::App *command = add_command(dlq, act.name, about, examples, common);
@@ -135,16 +172,18 @@ static CLI::App *add(CLI::App &dlq, options &common, action &chosen, const verb 
     command->add_option("--type", wanted->type, "those whose event type matches, in the topic and group")
         ->type_name("PATTERN");
     command->add_flag("--all", wanted->all, "all of the topic and group");
+    command->add_flag("--of-sink", wanted->of_sink, "those that the sink gave up (--sink), and not a group's");
     command->callback(
         [&chosen, wanted, &act] { chosen = [wanted, &act](context &context) { return run(context, *wanted, act); }; });
     return command;
 }
 
 void add_dlq_redrive(CLI::App &dlq, options &common, action &chosen) {
-    add(dlq, common, chosen, redrive, "Deliver dead letters to their group again, each with all its attempts",
+    add(dlq, common, chosen, redrive, "Deliver dead letters again: to their group, or by their sink",
         "outboxctl dlq redrive 1795273190101-0\n"
         "outboxctl dlq redrive --topic wallet --group billing --type wallet.created\n"
-        "outboxctl dlq redrive --topic wallet --group billing --all",
+        "outboxctl dlq redrive --topic wallet --group billing --all\n"
+        "outboxctl dlq redrive --of-sink --sink audit --topic wallet --all",
         std::make_shared<dlq_request>());
 }
 

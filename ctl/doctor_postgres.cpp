@@ -58,12 +58,12 @@ static void examine_workers(database &db, report &report) {
                      "Raise max_worker_processes and restart: outbox.verify() cannot run, nor a worker start again.");
     else if (used + 1 >= most)
         report.warning("workers", text + ": one is left",
-                       "Raise max_worker_processes and restart: each database, and each outbox.verify(), needs one.");
+                       "Raise max_worker_processes and restart: each sink, outbox.verify() and outbox.replay() needs one.");
     else
         report.ok("workers", text);
     if (!row.at("most_of_ours").is_null() && row.at("ours") >= row.at("most_of_ours"))
         report.warning("max_workers", "all outbox.max_workers (" + plain(row.at("most_of_ours")) + ") are in use",
-                       "Raise outbox.max_workers and restart before another database needs one.");
+                       "Raise outbox.max_workers and restart before another sink needs one.");
 }
 
 static void examine_prepared(database &db, report &report) {

@@ -79,10 +79,11 @@ static void examine_memory(const values &info, report &report) {
 // The sink's marker: without it this is another Redis, or it has lost its data.
 static void examine_marker(context &context, report &report) {
     json sink = context.database().row(R"(
-        SELECT s.uuid::text AS uuid, t.position FROM outbox.sink s JOIN outbox.stat_sink t ON t.sink = s.name WHERE s.name = $1)",
+        SELECT s.uuid::text AS uuid, (t.published > 0 OR c.ms > s.start_ms) AS used FROM outbox.sink s
+          JOIN outbox.stat_sink t ON t.sink = s.name JOIN outbox.sink_cursor c ON c.sink_id = s.id WHERE s.name = $1)",
                                        {context.common().sink});
-    if (sink.is_null() || sink.at("uuid").is_null() || sink.at("position").is_null())
-        return; // nothing was ever published
+    if (sink.is_null() || sink.at("uuid").is_null() || !sink.at("used").is_boolean() || !sink.at("used").get<bool>())
+        return; // nothing was ever published: a new sink has a cursor, and no marker before it has begun
     auto marker = context.redis().command({"EXISTS", "outbox:sink:" + sink.at("uuid").get<std::string>()});
     if (marker->integer == 1)
         report.ok("marker", "this is the Redis that sink \"" + context.common().sink + "\" appends to");

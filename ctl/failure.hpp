@@ -13,7 +13,7 @@ enum class exit_code {
     wrong = 1,       // done, and the answer is bad: findings, errors, or what was asked for is not there
     usage = 2,       // the command line cannot be
     unavailable = 3, // a server cannot be asked: no connection, no extension, no right
-    warnings = 4,    // nothing worse than a warning: of doctor; of verify, that entries were trimmed
+    warnings = 4,    // nothing worse than a warning: of doctor; of verify, that entries were trimmed; of replay, that events are gone
 };
 
 // Said on standard error, with what to do about it.

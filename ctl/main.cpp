@@ -86,6 +86,7 @@ static int run(int argc, char **argv) {
     add_show(app, common, chosen);
     add_groups(app, common, chosen);
     add_dlq(app, common, chosen);
+    add_replay(app, common, chosen);
     add_verify(app, common, chosen);
     add_doctor(app, common, chosen);
     try {

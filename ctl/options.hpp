@@ -33,6 +33,7 @@ void add_tail(CLI::App &app, options &common, action &chosen);
 void add_show(CLI::App &app, options &common, action &chosen);
 void add_groups(CLI::App &app, options &common, action &chosen);
 void add_dlq(CLI::App &app, options &common, action &chosen);
+void add_replay(CLI::App &app, options &common, action &chosen);
 void add_verify(CLI::App &app, options &common, action &chosen);
 void add_doctor(CLI::App &app, options &common, action &chosen);
 

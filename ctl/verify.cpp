@@ -5,6 +5,7 @@
 #include <poll.h>
 
 #include "ctl/context.hpp"
+#include "ctl/progress.hpp"
 #include "ctl/table.hpp"
 #include "ctl/when.hpp"
 
@@ -40,36 +41,6 @@ class cancellable {
     struct sigaction before_ {};
 };
 
-class progress_bar {
-  public:
-    progress_bar() = default;
-    ~progress_bar() {
-        if (drawn_)
-            std::fputs("\r\033[K", stderr);
-    }
-    progress_bar(const progress_bar &) = delete;
-    progress_bar &operator=(const progress_bar &) = delete;
-
-    void draw(const json &row) {
-        auto total = row.at("ticks_total").get<std::int64_t>(), done = row.at("ticks").get<std::int64_t>();
-        constexpr std::int64_t columns = 24;
-        auto filled = total > 0 ? std::min(columns, done * columns / total) : 0;
-        std::string bar;
-        for (std::int64_t i = 0; i < columns; ++i)
-            bar += i < filled ? (shows_unicode() ? "█" : "#") : (shows_unicode() ? "░" : ".");
-        auto text = bar + " " + std::to_string(total > 0 ? done * 100 / total : 0) + " %  " + std::to_string(done) + " of " +
-                    std::to_string(total) + " ticks, " + plain(row.at("findings")) + " findings, up to " +
-                    plain(row.at("upto"));
-        std::string line = "\r" + cut(text, terminal_size().columns - 1) + "\033[K";
-        std::fputs(line.c_str(), stderr);
-        std::fflush(stderr);
-        drawn_ = true;
-    }
-
-  private:
-    bool drawn_ = false;
-};
-
 // Looks at a verify from beside it, where there is somebody to show it to. Without it nothing but the bar is missing.
 class watcher {
   public:
@@ -101,7 +72,7 @@ class watcher {
 
 } // namespace
 
-static std::optional<std::string> time_for_sql(database &db, const std::string &text) {
+std::optional<std::string> time_for_sql(database &db, const std::string &text) {
     if (text.empty())
         return std::nullopt;
     auto now = db.row("SELECT (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000)::bigint AS ms")
@@ -140,7 +111,8 @@ static json run(context &context, const std::optional<std::string> &since, const
             break;
         if (PQisBusy(connection) != 0)
             if (json row = beside.progress_of(pid); !row.is_null())
-                bar.draw(row);
+                bar.draw(row.at("ticks"), row.at("ticks_total"),
+                         "ticks, " + plain(row.at("findings")) + " findings, up to " + plain(row.at("upto")));
     }
     PGresult *got = PQgetResult(connection);
     while (PGresult *more = PQgetResult(connection))

@@ -22,6 +22,8 @@ ALTER FUNCTION outbox.restored_lag(int) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval, text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval, text) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.drop_sink(text, boolean) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.replay(text, text, text, text[], text, int) OWNER TO outbox_worker;
+ALTER FUNCTION outbox.cancel_replay(bigint) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.discard(uuid, text, text, text, timestamptz, timestamptz) OWNER TO outbox_worker;
 ALTER FUNCTION outbox.cancel(uuid) OWNER TO outbox_worker;
@@ -62,6 +64,9 @@ GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor
 GRANT SELECT ON outbox.delayed_event, outbox.stat_delayed TO outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.create_sink(text, text, text[], text[], text, text, text, text, bigint, interval, text),
     outbox.alter_sink(text, text, text[], text[], text, text, bigint, interval, text), outbox.drop_sink(text, boolean) TO outbox_admin;
+GRANT SELECT ON outbox.stat_replay TO outbox_reader, outbox_admin;
+GRANT EXECUTE ON FUNCTION outbox.replay(text, text, text, text[], text, int),
+    outbox.replay(timestamptz, timestamptz, text, text[], text, int), outbox.cancel_replay(bigint) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.redrive(uuid, text, text, text, timestamptz, timestamptz),
     outbox.discard(uuid, text, text, text, timestamptz, timestamptz) TO outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.pause(text), outbox.resume(text, boolean),

@@ -378,6 +378,7 @@ BEGIN
     DELETE FROM outbox.placed WHERE sink_id = dropped;
     DELETE FROM outbox.dead_letter WHERE sink_id = dropped;
     DELETE FROM outbox.settled_letter WHERE sink_id = dropped;
+    DELETE FROM outbox.replay_task WHERE sink_id = dropped;
     DELETE FROM outbox.sink_definition WHERE id = dropped RETURNING uuid INTO key;
     RAISE NOTICE 'the streams of sink "%" stay in Redis as they are, and so does its key "outbox:sink:%"', sink, key;
     PERFORM outbox.wake(true);

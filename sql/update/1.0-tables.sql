@@ -119,6 +119,40 @@ CREATE TABLE outbox.settled_letter (
 COMMENT ON TABLE outbox.settled_letter IS 'dead letters that were redriven or discarded';
 COMMENT ON COLUMN outbox.settled_letter.position IS 'where the event would have been in its stream';
 
+CREATE SEQUENCE outbox.replay_seq AS bigint CACHE 1;
+COMMENT ON SEQUENCE outbox.replay_seq IS 'ids of replays';
+
+-- A task has the anchor of its database: a copy does not go on with it.
+CREATE TABLE outbox.replay_task (
+    id bigint PRIMARY KEY,
+    uuid uuid NOT NULL,
+    sink_id int NOT NULL,
+    anchor int NOT NULL,
+    state text NOT NULL DEFAULT 'waiting',
+    into_stream text,
+    since_ms bigint NOT NULL,
+    since_n bigint NOT NULL,
+    until_ms bigint NOT NULL,
+    until_n bigint NOT NULL,
+    topics text[],
+    rate int,
+    ms bigint NOT NULL DEFAULT 0,
+    n bigint NOT NULL DEFAULT 0,
+    done bigint NOT NULL DEFAULT 0,
+    total bigint,
+    dropped_ms bigint,
+    attempts int NOT NULL DEFAULT 0,
+    created_by name NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    started_at timestamptz,
+    ended_at timestamptz,
+    last_error text
+) WITH (fillfactor = 50);
+COMMENT ON TABLE outbox.replay_task IS 'what outbox.replay() was asked for, and how far it is; read outbox.stat_replay instead';
+COMMENT ON COLUMN outbox.replay_task.into_stream IS 'template of the streams that it appends to; null: those of the sink';
+COMMENT ON COLUMN outbox.replay_task.ms IS 'with n: all up to this position is done';
+COMMENT ON COLUMN outbox.replay_task.attempts IS 'times that a worker has begun since the last progress';
+
 SELECT pg_catalog.pg_extension_config_dump('outbox.settled_letter', '');
 
 -- keys of events that are emitted once, in the same ring as events
@@ -139,3 +173,5 @@ BEGIN
     END LOOP;
 END
 $$;
+SELECT pg_catalog.pg_extension_config_dump('outbox.replay_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox.replay_task', '');

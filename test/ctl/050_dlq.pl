@@ -96,9 +96,23 @@ is_deeply([ @{ $doc->{sinks}[0] }{qw(event_id topic event_type position attempts
 like(ctl('dlq', 'ls')->{out}, qr/^dead letters of sinks \(1 of 1\)\nSINK.*\ndefault +broken +$lost +broken\.thing +- +3 +\S+ +WRONGTYPE/m, 'as a table');
 is(scalar @{ ctl_json('dlq', 'ls', '--group', 'billing')->{sinks} }, 0, 'it is no group\'s');
 is(ctl_json('dlq', 'show', $lost)->{sinks}[0]{payload}, '{"n": 7, "do": "fail"}', 'it is shown');
-$run = ctl('dlq', 'redrive', $lost);
-is($run->{status}, 1, 'it cannot be redriven from here');
-like($run->{err}, qr/the dead letter of event $lost is a sink's.*\nhint: .*emit the event again/, 'which is said with what to do');
+is(ctl('dlq', 'redrive', '--of-sink', '--all', '--group', 'billing')->{status}, 2, 'a group has none of them');
+is(ctl('dlq', 'redrive', '--of-sink', '--type', 'broken.*')->{status}, 2, 'and a pattern is none of their event types');
+is(ctl_json('dlq', 'redrive', '--of-sink', '--topic', 'wallet', '--all')->{redriven}, 0, 'another topic has none');
+is(ctl('dlq', 'discard', '--of-sink', '--all')->{status}, 2, 'without a terminal nothing is discarded unless one says --yes');
+$redis->cmd('DEL', 'outbox:{broken}');
+is_deeply(ctl_json('dlq', 'redrive', $lost), { redriven => 1, not_found => [], without_fields => [] }, 'it is redriven by the id of its event');
+poll_until(sub { flush($node) }, 'it is sent');
+is(join(' ', map { $_->[1]{event_id} } $redis->entries('outbox:{broken}')), $lost, 'and is in its stream');
+$redis->spoil('outbox:{broken}');
+my @more = map { emit('broken.thing', $_) } 1 .. 3;
+poll_until(sub { stat_sink($node)->{dead_letters} == 3 }, 'more are given up');
+is_deeply(ctl_json('dlq', 'discard', $more[0], '--yes'), { discarded => 1, not_found => [], without_fields => [] }, 'one is discarded');
+$redis->mend('outbox:{broken}');
+like(ctl('dlq', 'redrive', '--of-sink', '--type', 'broken.thing')->{out}, qr/^2 dead letters were redriven\n\z/, 'the others are redriven');
+poll_until(sub { flush($node) }, 'they are sent');
+is(join(' ', map { $_->[1]{event_id} } $redis->entries('outbox:{broken}')), join(' ', $lost, @more[ 1, 2 ]), 'in their order');
+is(ctl('dlq', 'redrive', $lost)->{status}, 1, 'what is no dead letter is not found');
 
 # two groups with a dead letter of the same event
 for my $group ('a', 'b') {

@@ -70,6 +70,10 @@ finds('memory', 'warning', qr/ of maxmemory .* -> Trim/);
 $redis->cmd('CONFIG', 'SET', 'maxmemory', 0);
 poll_until(sub { !findings()->{persistence} }, 'the append-only file is there again');
 
+$node->safe_psql('postgres', "BEGIN; SELECT outbox.create_sink('new', '" . $redis->url(1) . "'); SELECT outbox.pause('new'); COMMIT");
+ok(!findings('--sink', 'new')->{marker}, 'a sink that has not begun has no marker yet, and that is no error');
+$node->safe_psql('postgres', q{SELECT outbox.drop_sink('new')});
+
 my $other = OutboxTest::Redis->new(aof => 'everysec');
 finds('marker', 'error', qr/has no marker of sink "default": it is another one.* -> .*it came from --redis/, '--redis', $other->url);
 $other->cmd('REPLICAOF', '127.0.0.1', $redis->port);

@@ -14,7 +14,7 @@ my $help = ctl('--help');
 is($help->{status}, 0, '--help is no error');
 my ($listed) = $help->{out} =~ /^Subcommands:\n((?:  \S.*\n)+)/m;
 my @commands = map { $_ eq 'dlq' ? map { "dlq $_" } qw(ls show redrive discard) : $_ } $listed =~ /^  (\w+)/mg;
-is("@commands", 'status tail show groups dlq ls dlq show dlq redrive dlq discard verify doctor', 'the commands');
+is("@commands", 'status tail show groups dlq ls dlq show dlq redrive dlq discard replay verify doctor', 'the commands');
 my %options;
 for my $command (@commands) {
     my $out = ctl(split(/ /, $command), '--help')->{out};
@@ -39,7 +39,7 @@ sub completed {
     my $out = join '', <$bash_out>;
     return join ' ', sort grep { length } split /\n/, $out;
 }
-is(completed(''), join(' ', sort qw(status tail show groups dlq verify doctor -h --help --version)), 'bash completes commands');
+is(completed(''), join(' ', sort qw(status tail show groups dlq replay verify doctor -h --help --version)), 'bash completes commands');
 is(completed('dlq', 'r'), 'redrive', 'of dlq, too');
 is(completed(split(/ /, $_), '-'), "@{ $options{$_} }", "and the options of $_") for @commands;
 is(completed('status', '--sink', ''), '', 'but no name of a sink');

@@ -69,7 +69,7 @@ like($err, qr/NOTICE:  the streams of sink "doomed" stay in Redis as they are, a
 is(one("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'outbox worker'"), 3, 'its worker is gone');
 sub left_of {
     my ($id) = @_;
-    my @tables = qw(tick incarnation checkpoint stream move placed dead_letter settled_letter sink_filter);
+    my @tables = qw(tick incarnation checkpoint stream move placed dead_letter settled_letter replay_task sink_filter);
     return one('SELECT ' . join ' + ', map { "(SELECT count(*) FROM outbox.$_ WHERE sink_id = $id)" } @tables);
 }
 is(left_of($doomed_id), 0, 'with all that was known of it');

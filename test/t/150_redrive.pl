@@ -98,7 +98,8 @@ ok_positions($node, $redis, 'outbox.event agrees with Redis');
 
 # Redis loses all of it
 
-$redis->wipe;
+$redis->kill9;
+$redis->wipe->start;
 settle();
 poll_until(sub { $redis->published == @before + 699 }, 'all is there again', 30);
 is_deeply([ ids($redis, 'outbox:{shop}') ], [ @before, @letters[ 2 .. 699 ] ], 'what Redis loses later is healed, in the same order');

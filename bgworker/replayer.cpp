@@ -1,0 +1,602 @@
+// The worker of outbox.replay(). It reads the events again from the ticks, in the order of the positions that they were published
+// at, and appends each to its target:
+//
+//   other streams   to Redis, with that position as its entry ID. Each chunk sets a marker in the same MULTI, which says how far the
+//                   target is; after a crash, a lost connection or lost data it goes on from there.
+//   the sink's own  as new rows of the ring that only this sink takes, with the progress in the same transaction. The sink's
+//                   worker appends them like any others, so that nobody but it writes to its streams.
+//
+// It exits when there is none left, or it meets trouble. The sink's worker starts another as long as there is something to do
+// (replays.cpp).
+
+#include "bgworker/expectation.hpp"
+#include "bgworker/fields.hpp"
+#include "bgworker/link.hpp"
+#include "bgworker/replay_task.hpp"
+#include "bgworker/reply.hpp"
+#include "bgworker/shared.hpp"
+#include "bgworker/worker.hpp"
+#include "common/resp.hpp"
+#include "extension/clock.hpp"
+#include "extension/record.hpp"
+
+#include "extension/guard.hpp"
+#include "extension/printable.hpp"
+
+namespace outbox {
+
+constexpr int max_attempts = 5;                        // of a worker that ends without a word
+constexpr int events_in_chunk = 256;
+constexpr std::size_t bytes_in_chunk = 512 * 1024;
+constexpr int save_interval = 200;                     // ms; a cancelled replay ends as soon
+constexpr char marker_lifetime[] = "2592000";          // s; without it the replay begins anew, and finds its entries there
+
+struct target_stream {
+    char topic[max_topic_length + 1]; // the key of the table, zero-padded
+    bool exists;                      // this process has appended to it
+};
+
+struct sent_entry {
+    target_stream *stream;
+    position at;
+    pg_uuid_t id;
+};
+
+class replayer {
+  public:
+    explicit replayer(int sink_id) : sink_id_(sink_id) {}
+    bool run(); // the next one; false where there is none, or it has to wait
+
+  private:
+    enum class outcome { good, over, trouble }; // over: done, failed or cancelled
+
+    bool load();
+    outcome replay();
+    outcome replay_window();
+    outcome count();
+    template <typename Visitor> void meet(std::string_view topic, const expected_entry &entry, Visitor visit);
+    void load_placed(position after);
+    void append_placed(position before);
+    void append(const event_row &event, position at);
+    void record_copy(const event_row &event);
+    void save_copies();
+
+    outcome connect();
+    void begin_chunk();
+    outcome send_chunk();
+    outcome judge(const redisReply &executed);
+    outcome recognise(const int *refused, int count);
+    outcome lost();
+
+    outcome pace();
+    outcome save();
+    outcome end(const char *state, const char *error);
+    target_stream *stream_of(std::string_view topic);
+    void show() const;
+    bool copies() const { return !*task_.into; }
+
+    int sink_id_;
+    state::sink_row sink_ = {};
+    replay::task task_ = {};
+    stream_naming naming_;
+    expectation expectation_;
+    MemoryContext scratch_ = nullptr, window_ = nullptr;
+    link link_;
+    std::string *commands_ = nullptr, *unused_ = nullptr;
+    char marker_key_[64] = "";
+    char marker_[96] = "";
+    HTAB *streams_ = nullptr;
+    sent_entry *sent_ = nullptr;
+    Size sent_count_ = 0, sent_capacity_ = 0;
+    position last_;      // of the chunk that is being made
+    int64 added_ = 0;    // events in it
+    bool cancelled_ = false;
+    int64 done_before_ = 0; // by others
+    TimestampTz began_at_ = 0, saved_at_ = 0;
+
+    struct placed_event {
+        event_row event;
+        position at;
+    };
+    placed_event *placed_ = nullptr;
+    int placed_count_ = 0, at_placed_ = 0;
+};
+
+// -- what is to be appended
+
+bool replayer::load() {
+    expectation_.begin_transaction();
+    bool found = state::load_sink(sink_id_, sink_) && replay::take(sink_id_, TopMemoryContext, task_);
+    expectation_.commit_transaction();
+    if (!found)
+        return false;
+    last_ = task_.at = task_.at.ms > 0 ? task_.at : position{};
+    auto template_text = std::string_view(task_.into);
+    auto at = std::min(template_text.find("%t"), template_text.size());
+    naming_ = {template_text.substr(0, at), template_text.substr(std::min(at + 2, template_text.size()))};
+    pg_snprintf(marker_key_, sizeof marker_key_, "outbox:replay:%s", task_.uuid);
+    return true;
+}
+
+// Calls visit where the entry is to be replayed and is not yet.
+template <typename Visitor> void replayer::meet(std::string_view topic, const expected_entry &entry, Visitor visit) {
+    if (!entry.optional && entry.at > last_ && entry.at >= task_.since && entry.at <= task_.until && task_.takes(topic))
+        visit();
+}
+
+// How many there are, once. What is held or given up meanwhile may make it a few less.
+replayer::outcome replayer::count() {
+    expectation counted;
+    counted.scratch = scratch_;
+    counted.begin_transaction();
+    counted.load(sink_id_, sink_.before_start(), task_.until, 0, task_.since.ms, task_.until.ms);
+    counted.commit_transaction();
+    int64 total = 0;
+    const position last = last_;
+    last_ = {};
+    while (counted.any() && counted.next_window()) {
+        counted.for_each([&](std::string_view topic, const expected_entry &entry) { meet(topic, entry, [&] { ++total; }); });
+        MemoryContextReset(scratch_);
+        if (save() == outcome::over)
+            return outcome::over;
+    }
+    counted.release();
+    last_ = last;
+    task_.total = total;
+    return save();
+}
+
+// Events of this window that another server had appended: each has a place of its own.
+void replayer::load_placed(position after) {
+    MemoryContextReset(window_);
+    placed_count_ = at_placed_ = 0;
+    Oid types[] = {INT4OID, INT8OID, INT8OID};
+    Datum values[] = {Int32GetDatum(sink_id_), Int64GetDatum(after.ms), Int64GetDatum(expectation_.upto().ms)};
+    SPI_connect();
+    PushActiveSnapshot(GetTransactionSnapshot());
+    SPI_execute_with_args("SELECT p.ms, p.n, e.seq, e.event_id, e.event_type, p.topic, e.occurred_at, e.version, e.aggregate_type, "
+                          "e.aggregate_id, e.headers, e.payload FROM outbox.placed p "
+                          "JOIN outbox.stored_event e ON e.event_id = p.event_id AND e.seq = p.seq "
+                          "WHERE p.sink_id = $1 AND p.ms > $2 AND p.ms <= $3 ORDER BY p.ms, p.n",
+                          3, types, values, nullptr, false, 0);
+    PopActiveSnapshot();
+    auto rows = static_cast<int>(SPI_processed);
+    placed_ = static_cast<placed_event *>(
+        MemoryContextAllocHuge(window_, sizeof(placed_event) * static_cast<Size>(rows + 1)));
+    for (int i = 0; i < rows; ++i) {
+        HeapTuple row = SPI_tuptable->vals[i];
+        bool null;
+        auto column = [&](int number) { return SPI_getbinval(row, SPI_tuptable->tupdesc, number, &null); };
+        auto view_at = [&](int number, bool *present = nullptr) {
+            Datum value = column(number);
+            if (present)
+                *present = !null;
+            if (null)
+                return std::string_view();
+            std::string_view found = view_of(DatumGetTextPP(value));
+            auto *kept = static_cast<char *>(MemoryContextAlloc(window_, found.size() + 1));
+            memcpy(kept, found.data(), found.size());
+            return std::string_view(kept, found.size());
+        };
+        placed_event &added = placed_[placed_count_++];
+        added = {};
+        added.at = {DatumGetInt64(column(1)), DatumGetInt64(column(2))};
+        event_row &event = added.event;
+        event.seq = DatumGetInt64(column(3));
+        auto *id = static_cast<pg_uuid_t *>(MemoryContextAlloc(window_, sizeof(pg_uuid_t)));
+        *id = *DatumGetUUIDP(column(4));
+        event.event_id = id;
+        event.event_type = view_at(5);
+        event.topic = view_at(6);
+        event.occurred_at = DatumGetTimestampTz(column(7));
+        event.version = DatumGetInt32(column(8));
+        event.aggregate_type = view_at(9, &event.has_aggregate_type);
+        event.aggregate_id = view_at(10, &event.has_aggregate_id);
+        event.headers = view_at(11, &event.has_headers);
+        event.payload = view_at(12);
+    }
+    SPI_finish();
+}
+
+void replayer::append_placed(position before) {
+    for (; at_placed_ < placed_count_ && placed_[at_placed_].at < before; ++at_placed_) {
+        const placed_event &placed = placed_[at_placed_];
+        meet(placed.event.topic, {placed.at, *placed.event.event_id, false, 0}, [&] { append(placed.event, placed.at); });
+    }
+}
+
+// -- to the sink's own streams
+
+static Datum text_datum(std::string_view value) {
+    return PointerGetDatum(cstring_to_text_with_len(value.data(), static_cast<int>(value.size())));
+}
+
+void replayer::record_copy(const event_row &event) {
+    namespace column = storage::event_column;
+    Datum values[column::count] = {};
+    bool nulls[column::count] = {};
+    pg_uuid_t id = *event.event_id;
+    values[column::occurred_at] = TimestampTzGetDatum(event.occurred_at);
+    values[column::event_id] = UUIDPGetDatum(&id);
+    values[column::version] = Int32GetDatum(event.version);
+    values[column::event_type] = text_datum(event.event_type);
+    values[column::topic] = text_datum(event.topic);
+    values[column::aggregate_type] = text_datum(event.aggregate_type);
+    nulls[column::aggregate_type] = !event.has_aggregate_type;
+    values[column::aggregate_id] = text_datum(event.aggregate_id);
+    nulls[column::aggregate_id] = !event.has_aggregate_id;
+    values[column::headers] = text_datum(event.headers);
+    nulls[column::headers] = !event.has_headers;
+    values[column::payload] = text_datum(event.payload);
+    values[column::sink_id] = Int32GetDatum(sink_id_);
+    record_event(values, nulls);
+}
+
+// At the end of the transaction that has recorded them.
+void replayer::save_copies() {
+    if (!copies() || added_ == 0)
+        return;
+    task_.at = last_;
+    task_.done += added_;
+    added_ = 0;
+    task_.attempts = 0;
+    if (!replay::save(task_))
+        elog(ERROR, "a replay that was locked is gone");
+}
+
+// -- to other streams
+
+target_stream *replayer::stream_of(std::string_view topic) {
+    char key[max_topic_length + 1] = {};
+    memcpy(key, topic.data(), std::min(topic.size(), max_topic_length));
+    bool found;
+    auto *stream = static_cast<target_stream *>(hash_search(streams_, key, HASH_ENTER, &found));
+    if (!found) {
+        *stream = {};
+        memcpy(stream->topic, key, sizeof key);
+    }
+    return stream;
+}
+
+// Inside a transaction; both kinds.
+void replayer::append(const event_row &event, position at) {
+    if (cancelled_)
+        return;
+    if (copies()) {
+        // first of all: from here on nobody cancels it
+        if (added_ == 0 && !replay::lock(task_)) {
+            cancelled_ = true;
+            expectation_.stop();
+            return;
+        }
+        record_copy(event);
+    } else {
+        if (sent_count_ == sent_capacity_) {
+            Size wanted = sent_capacity_ ? sent_capacity_ * 2 : static_cast<Size>(events_in_chunk);
+            auto *grown = static_cast<sent_entry *>(MemoryContextAllocHuge(TopMemoryContext, sizeof(sent_entry) * wanted));
+            std::copy(sent_, sent_ + sent_count_, grown);
+            if (sent_)
+                pfree(sent_);
+            sent_ = grown;
+            sent_capacity_ = wanted;
+        }
+        target_stream *stream = stream_of(event.topic);
+        const entry_fields fields = fields_of(event, naming_, at, stream->exists);
+        cpp_call([&] {
+            unused_->clear();
+            append_entry(*commands_, *unused_, fields);
+        });
+        sent_[sent_count_++] = {stream, at, *event.event_id};
+        if (commands_->size() >= bytes_in_chunk)
+            expectation_.stop();
+    }
+    last_ = at;
+    ++added_;
+    if (added_ >= events_in_chunk)
+        expectation_.stop();
+}
+
+void replayer::begin_chunk() {
+    added_ = 0;
+    sent_count_ = 0;
+    if (!copies())
+        cpp_call([this] {
+            commands_->clear();
+            resp::append(*commands_, "MULTI");
+        });
+}
+
+// The connection, or Redis as a whole. The next worker tries again.
+replayer::outcome replayer::lost() {
+    char error[256];
+    strlcpy(error, printable(link_.error(), sizeof error - 1), sizeof error);
+    ereport(LOG, errmsg("replay %lld of sink \"%s\" has to wait for Redis at \"%s\": %s", static_cast<long long>(task_.id), sink_.name,
+                        link_.endpoint(), error));
+    expectation_.begin_transaction();
+    replay::note_trouble(task_, error);
+    expectation_.commit_transaction();
+    return outcome::trouble;
+}
+
+// Where the target is, by its marker.
+replayer::outcome replayer::connect() {
+    char name[80];
+    pg_snprintf(name, sizeof name, "outbox:replay:%s", task_.uuid);
+    if (!link_.open(name, sink_.url))
+        return lost();
+    cpp_call([this] {
+        commands_->clear();
+        resp::append(*commands_, "WATCH", marker_key_);
+        resp::append(*commands_, "GET", marker_key_);
+    });
+    if (!link_.ask(*commands_, 2))
+        return lost();
+    for (std::size_t i = 0; i < 2; ++i)
+        if (link_.reply(i).type == REDIS_REPLY_ERROR) {
+            link_.fail(pstrdup(link_.reply(i).str));
+            return lost();
+        }
+    const redisReply &reply = link_.reply(1);
+    std::string_view marker(reply.str ? reply.str : "", static_cast<std::size_t>(reply.len));
+    auto space = marker.find(' ');
+    position at;
+    if (space != std::string_view::npos && parse(marker.substr(0, space), at)) {
+        task_.at = at;
+        task_.done = strtoll(pnstrdup(marker.data() + space + 1, marker.size() - space - 1), nullptr, 10);
+    } else {
+        // It never came so far, or Redis has lost it: what is there already will be recognised.
+        task_.at = {};
+        task_.done = 0;
+    }
+    last_ = task_.at;
+    return outcome::good;
+}
+
+// Entries that were refused as their ID is not above their stream's last: right where that entry is this event.
+replayer::outcome replayer::recognise(const int *refused, int count) {
+    cpp_call([&] {
+        commands_->clear();
+        for (int i = 0; i < count; ++i) {
+            char text[position_text_size];
+            std::string_view at(text, print(sent_[refused[i]].at, text));
+            append_xrange(*commands_, sent_[refused[i]].stream->topic, at, at, 1, naming_);
+        }
+    });
+    if (!link_.ask(*commands_, static_cast<std::size_t>(count)))
+        return lost();
+    for (int i = 0; i < count; ++i) {
+        const sent_entry &entry = sent_[refused[i]];
+        const redisReply &found = link_.reply(static_cast<std::size_t>(i));
+        if (found.type == REDIS_REPLY_ERROR) {
+            link_.fail(pstrdup(found.str));
+            return lost();
+        }
+        pg_uuid_t id;
+        if (found.type == REDIS_REPLY_ARRAY && found.elements == 1 && read_event_id(*found.element[0], id.data) &&
+            memcmp(id.data, entry.id.data, UUID_LEN) == 0)
+            continue;
+        char at[position_text_size + 1];
+        at[print(entry.at, at)] = '\0';
+        return end("failed", psprintf("stream \"%.*s%s%.*s\" has entries of others at or above %s",
+                                      static_cast<int>(naming_.before.size()), naming_.before.data(), entry.stream->topic,
+                                      static_cast<int>(naming_.behind.size()), naming_.behind.data(), at));
+    }
+    return outcome::good;
+}
+
+replayer::outcome replayer::judge(const redisReply &executed) {
+    auto *refused = static_cast<int *>(palloc(sizeof(int) * (sent_count_ + 1)));
+    int count = 0;
+    for (Size i = 0; i < sent_count_; ++i) {
+        const redisReply &reply = *executed.element[i];
+        const char *topic = sent_[i].stream->topic;
+        if (reply.type == REDIS_REPLY_NIL)
+            return end("failed", psprintf("the stream of topic \"%s\" was deleted meanwhile", topic));
+        if (reply.type == REDIS_REPLY_ERROR && blame_for(reply.str, false) == blame::rejected)
+            refused[count++] = static_cast<int>(i);
+        else if (reply.type == REDIS_REPLY_ERROR) // others of the chunk may have been appended
+            return end("failed", psprintf("the stream of topic \"%s\": %s", topic, printable(reply.str, 200)));
+        sent_[i].stream->exists = true;
+    }
+    return count > 0 ? recognise(refused, count) : outcome::good;
+}
+
+// As a whole or not at all, and only where the marker is what this process saw or wrote last.
+replayer::outcome replayer::send_chunk() {
+    if (added_ == 0)
+        return outcome::good;
+    char text[position_text_size + 1];
+    text[print(last_, text)] = '\0';
+    pg_snprintf(marker_, sizeof marker_, "%s %lld", text, static_cast<long long>(task_.done + added_));
+    cpp_call([this] {
+        resp::append(*commands_, "SET", marker_key_, marker_, "EX", marker_lifetime);
+        resp::append(*commands_, "EXEC");
+        resp::append(*commands_, "WATCH", marker_key_);
+        resp::append(*commands_, "GET", marker_key_);
+    });
+    const std::size_t queued = sent_count_ + 2, replies = queued + 3;
+    if (!link_.send(*commands_))
+        return lost();
+    if (!link_.receive(replies))
+        return lost();
+    const redisReply &executed = link_.reply(queued), &seen = link_.reply(replies - 1);
+    if (executed.type != REDIS_REPLY_ARRAY || executed.elements != sent_count_ + 1) {
+        const char *why = executed.type == REDIS_REPLY_NIL ? "its marker has changed" : "unexpected reply";
+        for (std::size_t i = queued + 1; i-- > 0;)
+            if (link_.reply(i).type == REDIS_REPLY_ERROR)
+                why = link_.reply(i).str;
+        link_.fail(pstrdup(why));
+        return lost();
+    }
+    const redisReply &set = *executed.element[sent_count_];
+    if (set.type == REDIS_REPLY_ERROR)
+        return end("failed", psprintf("the marker of the replay: %s", printable(set.str, 200)));
+    bool ours = seen.type == REDIS_REPLY_STRING && strcmp(seen.str, marker_) == 0;
+    outcome result = judge(executed); // its own questions overwrite the replies
+    if (result != outcome::good)
+        return result;
+    if (!ours) {
+        link_.fail("its marker has changed");
+        return lost();
+    }
+    task_.at = last_;
+    task_.done += added_;
+    task_.attempts = 0;
+    return outcome::good;
+}
+
+// -- the whole
+
+void replayer::show() const {
+    char activity[160];
+    pg_snprintf(activity, sizeof activity, "replaying sink \"%s\": %lld of %lld events", sink_.name,
+                static_cast<long long>(task_.done), static_cast<long long>(std::max<int64>(task_.total, 0)));
+    pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+replayer::outcome replayer::save() {
+    TimestampTz now = steady_now();
+    if (!TimestampDifferenceExceeds(saved_at_, now, save_interval))
+        return outcome::good;
+    saved_at_ = now;
+    show();
+    expectation_.begin_transaction();
+    bool running = replay::save(task_);
+    expectation_.commit_transaction();
+    pgstat_report_stat(false);
+    return running ? outcome::good : outcome::over;
+}
+
+replayer::outcome replayer::end(const char *state, const char *error) {
+    expectation_.begin_transaction();
+    bool ended = replay::end(task_, state, error);
+    expectation_.commit_transaction();
+    if (ended)
+        ereport(LOG, errmsg("replay %lld of sink \"%s\" is %s: %lld events were appended", static_cast<long long>(task_.id),
+                            sink_.name, state, static_cast<long long>(task_.done)),
+                error ? errdetail("%s", error) : 0);
+    return outcome::over;
+}
+
+// No faster than it was asked for.
+replayer::outcome replayer::pace() {
+    for (;;) {
+        CHECK_FOR_INTERRUPTS();
+        if (save() == outcome::over)
+            return outcome::over;
+        if (task_.rate == 0)
+            return outcome::good;
+        TimestampTz due = began_at_ + (task_.done - done_before_) * USECS_PER_SEC / task_.rate;
+        int ms = static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), due));
+        if (ms <= 0)
+            return outcome::good;
+        WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, std::min(ms, save_interval), PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+}
+
+replayer::outcome replayer::replay_window() {
+    // so that a slow one goes evenly, and waits nowhere for long
+    const int64 limit = task_.rate > 0 ? std::clamp(task_.rate / 5, 1, events_in_chunk) : events_in_chunk;
+    expectation_.rewind();
+    for (bool more = true; more;) {
+        begin_chunk();
+        more = expectation_.some(
+            limit,
+            [this](std::string_view topic, const expected_entry &entry) {
+                append_placed(entry.at);
+                meet(topic, entry, [this, &entry] { append(expectation_.event(), entry.at); });
+            },
+            [this] { save_copies(); });
+        if (!more) {
+            expectation_.begin_transaction();
+            append_placed({PG_INT64_MAX, PG_INT64_MAX});
+            save_copies();
+            expectation_.commit_transaction();
+        }
+        if (cancelled_)
+            return outcome::over;
+        outcome result = copies() ? outcome::good : send_chunk();
+        if (result == outcome::good)
+            result = pace();
+        if (result != outcome::good)
+            return result;
+        MemoryContextReset(scratch_);
+    }
+    return outcome::good;
+}
+
+replayer::outcome replayer::replay() {
+    if (task_.attempts > max_attempts)
+        return end("failed", psprintf("its worker has ended %d times without progress: see the server's log", max_attempts));
+    if (task_.total < 0 && count() == outcome::over)
+        return outcome::over;
+    if (!copies())
+        if (outcome result = connect(); result != outcome::good)
+            return result;
+    done_before_ = task_.done;
+    began_at_ = steady_now();
+    expectation_.begin_transaction();
+    // what is up to its end was confirmed when it was asked for, whatever the cursor says since
+    expectation_.load(sink_id_, sink_.before_start(), task_.until, 0, std::max(task_.since.ms, task_.at.ms), task_.until.ms);
+    const bool any_placed = state::last_placed(sink_id_) > 0;
+    expectation_.commit_transaction();
+    int64 dropped = 0;
+    for (position after = expectation_.floor(); expectation_.any() && expectation_.next_window(); after = expectation_.upto()) {
+        if (expectation_.unchecked() > dropped) {
+            dropped = expectation_.unchecked();
+            if (task_.at.ms > 0)
+                return end("failed", "events that it had not read yet were dropped by retention");
+            expectation_.begin_transaction();
+            replay::note_dropped(task_, expectation_.floor().ms);
+            expectation_.commit_transaction();
+        }
+        expectation_.begin_transaction();
+        placed_count_ = at_placed_ = 0;
+        if (any_placed)
+            load_placed(after);
+        expectation_.commit_transaction();
+        if (outcome result = replay_window(); result != outcome::good)
+            return result;
+    }
+    expectation_.release();
+    return end("done", nullptr);
+}
+
+bool replayer::run() {
+    scratch_ = expectation_.scratch = AllocSetContextCreate(TopMemoryContext, "outbox replay", ALLOCSET_DEFAULT_SIZES);
+    window_ = AllocSetContextCreate(TopMemoryContext, "outbox replay window", ALLOCSET_DEFAULT_SIZES);
+    MemoryContextSwitchTo(scratch_);
+    static std::string *const commands = cpp_call([] { return new std::string; }), *const unused = cpp_call([] { return new std::string; });
+    commands_ = commands;
+    unused_ = unused;
+    HASHCTL control = {};
+    control.keysize = sizeof(target_stream::topic);
+    control.entrysize = sizeof(target_stream);
+    streams_ = hash_create("outbox replayed streams", 64, &control, HASH_ELEM | HASH_BLOBS);
+    bool again = load() && replay() == outcome::over;
+    link_.close();
+    return again;
+}
+
+extern "C" {
+
+PGDLLEXPORT void outbox_replayer_main(Datum) {
+    worker_identity identity;
+    memcpy(static_cast<void *>(&identity), MyBgworkerEntry->bgw_extra, sizeof identity);
+    pqsignal(SIGTERM, die);
+    pqsignal(SIGINT, SIG_IGN);
+    BackgroundWorkerUnblockSignals();
+    if (!shared::attach_replayer(identity.database, identity.sink_id))
+        proc_exit(0);
+    BackgroundWorkerInitializeConnectionByOid(identity.database, InvalidOid, 0);
+    if (!act_as_owner())
+        proc_exit(0);
+    // what one leaves behind is little, and goes with the process
+    while ((new (MemoryContextAllocZero(TopMemoryContext, sizeof(replayer))) replayer(identity.sink_id))->run()) {
+    }
+    proc_exit(0);
+}
+}
+
+} // namespace outbox

@@ -44,6 +44,8 @@ class expectation {
     template <typename Visitor, typename Last> bool some(int64 limit, Visitor visit, Last last);
     // Inside of visit(): the event as a whole; and to come back from some() before the next one.
     const event_row &event();
+    const sinks::filter *filter() const { return filter_; } // of its tick
+    const sinks::filter *filter_at(int64 ms) const { return filters_.at(ms); }
     void stop() { stopped_ = true; }
 
     // The same in pieces and of one topic, in order of positions throughout: the next entries, in an array that lives until

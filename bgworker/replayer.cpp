@@ -57,7 +57,7 @@ class replayer {
     template <typename Visitor> void meet(std::string_view topic, const expected_entry &entry, Visitor visit);
     void load_placed(position after);
     void append_placed(position before);
-    void append(const event_row &event, position at);
+    void append(const event_row &event, position at, const sinks::filter *filter);
     void record_copy(const event_row &event);
     void save_copies();
 
@@ -201,7 +201,8 @@ void replayer::load_placed(position after) {
 void replayer::append_placed(position before) {
     for (; at_placed_ < placed_count_ && placed_[at_placed_].at < before; ++at_placed_) {
         const placed_event &placed = placed_[at_placed_];
-        meet(placed.event.topic, {placed.at, *placed.event.event_id, false, 0}, [&] { append(placed.event, placed.at); });
+        meet(placed.event.topic, {placed.at, *placed.event.event_id, false, 0}, 
+             [&] { append(placed.event, placed.at, expectation_.filter_at(placed.at.ms)); });
     }
 }
 
@@ -229,6 +230,7 @@ void replayer::record_copy(const event_row &event) {
     nulls[column::headers] = !event.has_headers;
     values[column::payload] = text_datum(event.payload);
     values[column::sink_id] = Int32GetDatum(sink_id_);
+    values[column::recorded_at] = TimestampTzGetDatum(GetCurrentTimestamp());
     record_event(values, nulls);
 }
 
@@ -258,8 +260,8 @@ target_stream *replayer::stream_of(std::string_view topic) {
     return stream;
 }
 
-// Inside a transaction; both kinds.
-void replayer::append(const event_row &event, position at) {
+// Inside a transaction; both kinds. `filter` is that of the event's tick.
+void replayer::append(const event_row &event, position at, const sinks::filter *filter) {
     if (cancelled_)
         return;
     if (copies()) {
@@ -281,7 +283,16 @@ void replayer::append(const event_row &event, position at) {
             sent_capacity_ = wanted;
         }
         target_stream *stream = stream_of(event.topic);
-        const entry_fields fields = fields_of(event, naming_, at, stream->exists);
+        event_row sent = event; // a copy goes through the transform when it is sent
+        if (filter && filter->transform_function().name) {
+            const transform::result made = transform::apply(filter->transform_function(), event, true);
+            if (made.what == transform::outcome::failed)
+                ereport(ERROR, errmsg("%s", made.error));
+            if (made.what == transform::outcome::withheld)
+                return;
+            sent.payload = made.payload;
+        }
+        const entry_fields fields = fields_of(sent, naming_, at, stream->exists);
         cpp_call([&] {
             unused_->clear();
             append_entry(*commands_, *unused_, fields);
@@ -505,7 +516,7 @@ replayer::outcome replayer::replay_window() {
             limit,
             [this](std::string_view topic, const expected_entry &entry) {
                 append_placed(entry.at);
-                meet(topic, entry, [this, &entry] { append(expectation_.event(), entry.at); });
+                meet(topic, entry, [this, &entry] { append(expectation_.event(), entry.at, expectation_.filter()); });
             },
             [this] { save_copies(); });
         if (!more) {

@@ -156,7 +156,7 @@ void dispatcher::accept_confirmation() {
         falls_short_ = false;
         told_short_at_ = 0;
         ereport(LOG, errmsg("the entries of sink \"%s\" are confirmed again", sink_.name));
-        set_state(cursor_ < heal_until_ ? worker_state::healing : worker_state::streaming);
+        set_state(interrupted_); // healing ends by itself
     }
     publish();
 }
@@ -180,6 +180,8 @@ void dispatcher::fall_short(int64 count) {
         pg_snprintf(stats_.last_error, sizeof stats_.last_error, "%lld of %d replicas have the entries",
                     static_cast<long long>(count), sink_.confirm.replicas);
     stats_.last_error_at = GetCurrentTimestamp();
+    if (stats_.state != worker_state::unconfirmed)
+        interrupted_ = stats_.state;
     set_state(worker_state::unconfirmed);
     publish();
     if (told_short_at_ != 0 && !TimestampDifferenceExceeds(told_short_at_, now, shortage_interval))

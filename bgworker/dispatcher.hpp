@@ -214,6 +214,7 @@ class dispatcher {
     int confirm_timeout_ = 0;      // ms, of the next question; 0: the usual
     int confirm_window_ = 0;       // ms of work that the next one is for
     bool falls_short_ = false;     // and has for so long that it is told
+    shared::worker_state interrupted_ = shared::worker_state::streaming; // by that
     bool releases_unconfirmed_ = false;
     TimestampTz told_short_at_ = 0;
     position saved_;         // the cursor as it was recorded last

@@ -163,6 +163,17 @@ void dispatcher::release_ring() {
     stats_.held_back_by[0] = '\0';
 }
 
+// A sink that appends again what Redis had lost is behind what was written down of it.
+static int64 healed_upto(int sink_id) {
+    for (int i = 0; i < shared::slot_count(); ++i) {
+        shared::slot slot;
+        if (shared::read(i, slot) && slot.database == MyDatabaseId && slot.sink_id == sink_id && slot.pid != 0 &&
+            (slot.stats.cursor_ms > 0 || slot.stats.state == shared::worker_state::healing))
+            return slot.stats.cursor_ms;
+    }
+    return PG_INT64_MAX;
+}
+
 // Why this sink still needs the partition, and since when; null where it does not.
 const char *dispatcher::reason_to_keep(int number, const state::sink_progress &sink, TimestampTz &since) const {
     const state::sink_progress *then = sampled_;
@@ -171,7 +182,8 @@ const char *dispatcher::reason_to_keep(int number, const state::sink_progress &s
     if (then == sampled_ + sampled_count_)
         return psprintf("sink \"%s\" is new", sink.name);
     // That tick itself may not be complete.
-    int64 upto = std::max(then->confirmed.ms, sink.start_ms);
+    int64 recorded = std::min(then->confirmed.ms, sink.id == sink_id_ ? confirmed().ms : healed_upto(sink.id));
+    int64 upto = std::max(recorded, sink.start_ms);
     int64 held_ms = sink.held_ms;
     const char *held_topic = sink.held_topic;
     TimestampTz held_since = sink.held_since;

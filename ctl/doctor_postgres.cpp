@@ -124,6 +124,8 @@ static void examine_sink(const json &sink, report &report) {
         report.error("sink", name + " has no worker", "See \"No worker\" in doc/operations.md, and the server's log.");
     else if (state == "backing off")
         report.error("sink", text + why, "See that Redis runs and takes writes; events wait in the database.");
+    else if (state == "unconfirmed")
+        report.error("sink", text + why, "Its confirm level is not reached: see \"Unconfirmed\" in doc/operations.md.");
     else if (state == "fenced")
         report.error("sink", text, "Another server holds this sink: see \"Fenced\" in doc/operations.md.");
     else if (state == "wrong version")

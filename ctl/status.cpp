@@ -58,7 +58,7 @@ constexpr const char *trend = "LAST 20 LOOKS";
 static colour of_state(const std::string &state) {
     if (state == "streaming" || state == "idle")
         return colour::good;
-    if (state == "backing off" || state == "fenced" || state == "no worker" || state == "wrong version")
+    if (state == "backing off" || state == "unconfirmed" || state == "fenced" || state == "no worker" || state == "wrong version")
         return colour::bad;
     return colour::warning;
 }

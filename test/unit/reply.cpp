@@ -107,6 +107,12 @@ TEST(reply, every_error_has_a_hint_that_says_where_to_look) {
         {"CLUSTERDOWN Hash slot not served", "Cluster"},
         {"CROSSSLOT Keys in request don't hash to the same slot", "Cluster"},
         {"MISCONF Errors writing to the AOF file: No space left on device", "disk"},
+        {"entries cannot be confirmed with WAITAOF: ERR WAITAOF cannot be used when numlocal is set but appendonly is disabled.", "appendonly yes"},
+        {"entries cannot be confirmed with WAITAOF: ERR unknown command 'WAITAOF', with args beginning with: '1' '0' '1' ", "7.2"},
+        {"ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is "
+         "not the default) writes to replicas are just local and are not propagated.",
+         "primary"},
+        {"NOPERM this user has no permissions to run the 'wait' command", "Redis privileges"},
         {"Protocol error, got \"H\" as reply type byte", "leads to a Redis server"},
         {"connection refused", "outbox.redis_url"},
         {"ERR something that nobody has heard of", "outbox.redis_url"},

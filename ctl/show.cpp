@@ -37,6 +37,17 @@ static json find_events(database &db, const std::string &id, const std::string &
                    {id, sink});
 }
 
+// The event while it waits for its time. There is no such view before version 1.1.
+static json find_delayed(database &db, const std::string &id) {
+    if (!db.row("SELECT to_regclass('outbox.delayed_event') IS NOT NULL AS there").at("there").get<bool>())
+        return json::array();
+    return db.rows(R"(
+        SELECT event_id, event_type, topic, aggregate_type, aggregate_id, version, occurred_at, emitted_at, deliver_at,
+               extract(epoch FROM deliver_at - clock_timestamp())::float8 AS seconds, headers::text AS headers, payload::text AS payload
+          FROM outbox.delayed_event WHERE event_id = $1 ORDER BY seq)",
+                   {id});
+}
+
 static json find_dead_letters(database &db, const std::string &id) {
     return db.rows(R"(
         SELECT s.name AS sink, d.topic, d.event_type, d.position, d.attempts, d.error, d.failed_at, d.dead_at
@@ -130,9 +141,7 @@ static void add_group(facts &facts, const json &group) {
     facts.add("group " + plain(group.at("group")), text, is);
 }
 
-static std::string render(const json &event, bool colours) {
-    facts facts;
-    std::string status = event.at("status");
+static void add_what_it_is(facts &facts, const json &event) {
     facts.add("event", plain(event.at("event_id")), colour::bold);
     facts.add("type", plain(event.at("event_type")) + ", version " + plain(event.at("version")));
     facts.add("topic", plain(event.at("topic")));
@@ -141,6 +150,27 @@ static std::string render(const json &event, bool colours) {
                                : (event.at("aggregate_type").is_null() ? "" : plain(event.at("aggregate_type")) + " ") +
                                      plain(event.at("aggregate_id")));
     facts.add("occurred", plain(event.at("occurred_at")));
+}
+
+static std::string render_delayed(const json &event, bool colours) {
+    facts facts;
+    add_what_it_is(facts, event);
+    facts.add("emitted", plain(event.at("emitted_at")));
+    bool overdue = event.at("seconds") < 0;
+    facts.add("status",
+              "delayed until " + plain(event.at("deliver_at")) +
+                  (overdue ? ": overdue, " + duration(-event.at("seconds").get<double>())
+                           : ", in " + duration(event.at("seconds"))),
+              overdue ? colour::bad : colour::warning);
+    facts.add("headers", plain(event.at("headers")));
+    facts.add("payload", plain(event.at("payload")));
+    return facts.text(colours);
+}
+
+static std::string render(const json &event, bool colours) {
+    facts facts;
+    std::string status = event.at("status");
+    add_what_it_is(facts, event);
     const json &transaction = event.at("transaction");
     facts.add("transaction", plain(transaction.at("xid")) + ", committed" +
                                  (transaction.at("committed_at").is_null() ? "; " + plain(transaction.at("detail"))
@@ -181,8 +211,12 @@ static exit_code show(context &context, const std::string &wanted) {
     database &db = context.database();
     db.require_extension();
     auto id = canonical(db, wanted);
-    json found = find_events(db, id, context.common().sink), letters = find_dead_letters(db, id), events = json::array();
-    if (found.empty() && letters.empty())
+    // those that wait first: one that is delivered meanwhile is then seen twice, and not missed
+    json delayed = find_delayed(db, id), found = find_events(db, id, context.common().sink), letters = find_dead_letters(db, id),
+         events = json::array();
+    if (!found.empty())
+        delayed = json::array();
+    if (found.empty() && letters.empty() && delayed.empty())
         throw failure(exit_code::wrong, "no event " + id + " in database \"" + db.name() + "\"",
                       "Its transaction was rolled back or has not committed, or it is older than outbox.retention.");
     for (const json &event : found)
@@ -191,14 +225,16 @@ static exit_code show(context &context, const std::string &wanted) {
     bool answered =
         std::none_of(events.begin(), events.end(), [](const json &event) { return event.at("groups").is_null(); });
     if (context.common().json) {
-        write(line_of({{"event_id", id}, {"events", std::move(events)}, {"dead_letters", std::move(letters)}}));
+        write(line_of({{"event_id", id}, {"events", std::move(events)}, {"dead_letters", std::move(letters)}, {"delayed", std::move(delayed)}}));
         return answered ? exit_code::ok : exit_code::unavailable;
     }
     bool colours = shows_colours(stdout);
     std::string text;
     if (events.size() > 1)
         text += "emitted " + std::to_string(events.size()) + " times under this id\n\n";
-    if (events.empty())
+    for (const json &event : delayed)
+        text += render_delayed(event, colours);
+    if (events.empty() && delayed.empty())
         text += "The event is older than outbox.retention. What is known is its dead letter.\n\n";
     for (const json &event : events)
         text += render(event, colours) + (&event == &events.back() ? "" : "\n");

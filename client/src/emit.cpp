@@ -51,7 +51,7 @@ std::string headers_of(const new_event &event) {
     return dump(headers, "header", event);
 }
 
-constexpr std::size_t argument_count = 9;
+constexpr std::size_t argument_count = 11;
 
 // The arguments of outbox.emit() in its order; those without data are NULL, and left to the database.
 class arguments {
@@ -60,7 +60,8 @@ class arguments {
         : payload_(dump(event.payload, "payload", event)), headers_(headers_of(event)),
           version_(std::to_string(event.version)) {
         texts_ = {event.type, payload_, given(event.aggregate_id), given(event.aggregate_type), version_,
-                  given(headers_), given(event.topic), given(event.occurred_at), given(event.id)};
+                  given(headers_), given(event.topic), given(event.occurred_at), given(event.id),
+                  given(event.deliver_at), given(event.dedupe_key)};
     }
     arguments(const arguments &) = delete;
 
@@ -102,7 +103,7 @@ class text_array {
     std::string bytes_;
 };
 
-// Runs the statement with nine parameters of a type, in binary format, and returns its rows, of one column.
+// Runs the statement with its parameters, all of a type, in binary format, and returns its rows, of one column.
 std::vector<std::string> run(PGconn *connection, const char *statement, Oid type,
                              const std::array<std::string_view, argument_count> &parameters) {
     // a message that is longer makes the server hang up instead of saying so
@@ -151,7 +152,7 @@ std::string emit(PGconn *connection, const new_event &event) {
     arguments arguments(event);
     return run(connection,
                "SELECT outbox.emit($1, $2, $3, $4, $5::pg_catalog.int4, $6::pg_catalog.jsonb, $7, "
-               "$8::pg_catalog.timestamptz, $9::pg_catalog.uuid)",
+               "$8::pg_catalog.timestamptz, $9::pg_catalog.uuid, $10::pg_catalog.timestamptz, $11)",
                text_array::text_type, arguments.texts())
         .at(0);
 }
@@ -174,12 +175,22 @@ std::vector<std::string> emit(PGconn *connection, std::span<const new_event> eve
     return run(connection,
                "SELECT outbox.emit(e.event_type, e.payload, e.aggregate_id, e.aggregate_type, "
                "e.version::pg_catalog.int4, e.headers::pg_catalog.jsonb, e.topic, "
-               "e.occurred_at::pg_catalog.timestamptz, e.event_id::pg_catalog.uuid) "
+               "e.occurred_at::pg_catalog.timestamptz, e.event_id::pg_catalog.uuid, "
+               "e.deliver_at::pg_catalog.timestamptz, e.dedupe_key) "
                "FROM (SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), "
                "pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6), pg_catalog.unnest($7), "
-               "pg_catalog.unnest($8), pg_catalog.unnest($9)) WITH ORDINALITY AS _(event_type, payload, aggregate_id, "
-               "aggregate_type, version, headers, topic, occurred_at, event_id, place) ORDER BY place) AS e",
+               "pg_catalog.unnest($8), pg_catalog.unnest($9), pg_catalog.unnest($10), pg_catalog.unnest($11)) "
+               "WITH ORDINALITY AS _(event_type, payload, aggregate_id, aggregate_type, version, headers, topic, "
+               "occurred_at, event_id, deliver_at, dedupe_key, place) ORDER BY place) AS e",
                text_array::type, parameters);
+}
+
+bool cancel(PGconn *connection, const std::string &id) {
+    require_ready(connection);
+    const char *const value = id.c_str();
+    auto result = check(connection, PQexecParams(connection, "SELECT outbox.cancel($1::pg_catalog.uuid)", 1, nullptr, &value, nullptr,
+                                                 nullptr, 0));
+    return *PQgetvalue(result.get(), 0, 0) == 't';
 }
 
 } // namespace outbox

@@ -481,6 +481,8 @@ broker::~broker() = default;
 
 std::string broker::publish(const new_event &event) {
     auto &own = *implementation_;
+    require(event.deliver_at.empty() && event.dedupe_key.empty(),
+            "the broker publishes at once: it takes no deliver_at and no dedupe_key");
     std::string id = event.id;
     if (id.empty()) {
         auto ms = static_cast<unsigned long long>(own.clock.now.time_since_epoch().count());

@@ -112,6 +112,42 @@ TEST_F(Emit, ABatchKeepsItsOrder) {
         ASSERT_EQ(rows[i], (std::vector<std::string>{ids[i], std::to_string(i), events[i].aggregate_id}));
 }
 
+TEST_F(Emit, AnEventWaitsUntilItIsDueAndCanBeTakenBack) {
+    const std::string far = "2034-05-06T07:08:09Z";
+    auto id = emit(connection_, {.type = "wallet.created", .payload = 1, .deliver_at = far});
+    auto ids = emit(connection_, std::vector<new_event>{{.type = "wallet.created", .payload = 2, .deliver_at = far},
+                                                        {.type = "wallet.created", .payload = 3},
+                                                        {.type = "wallet.created", .payload = 4, .deliver_at = "2001-01-01T00:00:00Z"}});
+    auto waiting = [this] {
+        return session_.rows("SELECT event_id, payload FROM outbox.delayed_event WHERE deliver_at = '2034-05-06 07:08:09+00' ORDER BY seq");
+    };
+    EXPECT_EQ(waiting(), (std::vector<std::vector<std::string>>{{id, "1"}, {ids[0], "2"}}));
+    EXPECT_EQ(recorded("event_id, payload"), (std::vector<std::vector<std::string>>{{ids[1], "3"}, {ids[2], "4"}}))
+        << "without a time, or with one that has passed, at once";
+    session_.sql("BEGIN");
+    EXPECT_TRUE(cancel(connection_, id));
+    session_.sql("ROLLBACK");
+    EXPECT_EQ(waiting().size(), 2u) << "taken back with the transaction";
+    EXPECT_TRUE(cancel(connection_, id));
+    EXPECT_FALSE(cancel(connection_, id));
+    EXPECT_FALSE(cancel(connection_, ids[1])) << "what is not delayed is there for good";
+    EXPECT_EQ(waiting(), (std::vector<std::vector<std::string>>{{ids[0], "2"}}));
+    EXPECT_THROW(cancel(connection_, "no uuid"), reply_error);
+}
+
+TEST_F(Emit, ADedupeKeyIsForOneEvent) {
+    auto id = emit(connection_, {.type = "wallet.created", .payload = 1, .dedupe_key = "a 'quoted' key"});
+    EXPECT_EQ(emit(connection_, {.type = "wallet.created", .payload = 2, .dedupe_key = "a 'quoted' key"}), id);
+    auto ids = emit(connection_, std::vector<new_event>{{.type = "wallet.created", .payload = 3, .dedupe_key = "a 'quoted' key"},
+                                                        {.type = "wallet.created", .payload = 4, .dedupe_key = "another"},
+                                                        {.type = "wallet.created", .payload = 5, .dedupe_key = "another"},
+                                                        {.type = "wallet.created", .payload = 6}});
+    EXPECT_EQ(ids[0], id);
+    EXPECT_EQ(ids[1], ids[2]);
+    EXPECT_EQ(recorded("event_id, payload"),
+              (std::vector<std::vector<std::string>>{{id, "1"}, {ids[1], "4"}, {ids[3], "6"}}));
+}
+
 TEST_F(Emit, ABatchIsEmittedWholeOrNotAtAll) {
     std::vector<new_event> events(10, {.type = "wallet.created"});
     events.back().type = "nothing";
@@ -147,6 +183,9 @@ TEST_F(Emit, WhatTheDatabaseRefusesCarriesItsSqlstate) {
         {{.type = "wallet.created", .topic = "a b"}, "22023"},
         {{.type = "wallet.created", .id = "no uuid"}, "22P02"},
         {{.type = "wallet.created", .occurred_at = "yesterday, more or less"}, "22007"},
+        {{.type = "wallet.created", .deliver_at = "some day"}, "22007"},
+        {{.type = "wallet.created", .deliver_at = "infinity"}, "22008"},
+        {{.type = "wallet.created", .dedupe_key = std::string(257, 'k')}, "54000"},
         {{.type = "wallet.created", .payload = std::string(2'000'000, 'x')}, "54000"},
         {{.type = "wallet.created", .aggregate_id = "a\0b"s}, "22021"},
         {{.type = "wallet.created", .aggregate_id = "a\xff"}, "22021"},

@@ -124,6 +124,8 @@ TEST_F(Testing, WhatIsLeftEmptyIsAsTheDatabaseWouldFillItIn) {
 
 TEST_F(Testing, WhatTheOutboxWouldRefuseIsRefused) {
     EXPECT_THROW(broker_.publish({.type = "wallet"}), std::invalid_argument);
+    EXPECT_THROW(broker_.publish({.type = "wallet.created", .deliver_at = "2030-01-01T00:00:00Z"}), std::invalid_argument);
+    EXPECT_THROW(broker_.publish({.type = "wallet.created", .dedupe_key = "a"}), std::invalid_argument);
     EXPECT_THROW(broker_.publish({.type = "wallet..created"}), std::invalid_argument);
     EXPECT_THROW(broker_.publish({.type = std::string(101, 'w') + ".created"}), std::invalid_argument) << "no topic";
     EXPECT_THROW(broker_.publish({.type = "wallet.created", .topic = "a b"}), std::invalid_argument);

@@ -116,6 +116,17 @@ like($run->{out}, qr/^entry +(unknown: the event has no position yet|absent: Red
 $node->safe_psql('postgres', 'SELECT outbox.resume()');
 poll_until(sub { life($waiting)->{status} eq 'published' }, 'it is published');
 
+# to be delivered later
+
+my $later = $node->safe_psql('postgres', q{SELECT outbox.emit('shop.opened', '{"n": 1}', aggregate_id => 'a', deliver_at => '2034-05-06 07:08:09+00')});
+$run = ctl('show', $later);
+is($run->{status}, 0, 'a delayed event is shown');
+like($run->{out}, qr/^event +$later\n.*^topic +shop\n.*^status +delayed until 2034-05-06T07:08:09\S*Z, in \d+ d.*^payload +\{"n": 1\}$/ms, 'until when it is delayed');
+is(ctl_json('show', $later)->{delayed}[0]{aggregate_id}, 'a', 'for scripts, too');
+is_deeply(ctl_json('show', $id)->{delayed}, [], 'others are not delayed');
+$node->safe_psql('postgres', "SELECT outbox.cancel('$later')");
+is(ctl('show', $later)->{status}, 1, 'one that was cancelled is gone');
+
 # a sink's dead letter
 
 $redis->cmd('SET', 'outbox:{broken}', 'x');

@@ -122,9 +122,12 @@ $old->query_safe("SELECT count(outbox.emit('swept.due', to_json(repeat(md5(i::te
 $old->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 is($old->query_safe('SELECT 1'), 1, 'a snapshot that is older than the moves');
 poll_until(sub { waiting() == 0 }, 'they are delivered while the sink is paused, too');
-# a worker that comes back looks at once
-kill_worker($node, 'postgres', 'TERM');
-poll_until(sub { stat_sink($node)->{state} eq 'paused' }, 'the worker is back');
+# a worker that comes back looks at once, before it says that it is paused
+my $before = one('SELECT clock_timestamp()');
+my $killed = kill_worker($node, 'postgres', 'TERM');
+poll_until(
+    sub { one("SELECT state = 'paused' AND pid NOT IN (0, $killed) AND since > '$before' FROM outbox.worker_state() WHERE sink_id = 1") eq 't' },
+    'a new worker has looked');
 is($old->query_safe("SELECT count(*) FROM outbox.delayed_event WHERE event_type = 'swept.due'"), 6000, 'it sees them where they were');
 $old->query_safe('COMMIT');
 kill_worker($node, 'postgres', 'TERM');

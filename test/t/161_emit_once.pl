@@ -24,16 +24,18 @@ my $first = emit_once('window');
 my $began = generation();
 my $drops = "SELECT count(*) FROM outbox.stored_event WHERE event_id = '$first'";
 my ($again, $retained, $turned);
+my $early = 0;
 poll_until(
     sub {
         # the event is looked at after the key: while it is there, so was the key
         $again = emit_once('window');
         $retained = one($drops);
         $turned = generation() if $retained;
-        die "another event while the first is retained\n" if $retained && $again ne $first;
+        $early++ if $retained && $again ne $first;
         return $again ne $first;
     },
     'the key is free again');
+is($early, 0, 'and was not while the first event is retained');
 cmp_ok($turned, '>', $began, 'the ring had turned while the key was good');
 is(one($drops), 0, 'the first event is no longer retained');
 is(emit_once('window'), $again, 'it is the new event that has the key now');

@@ -47,6 +47,7 @@ class broker {
     broker &operator=(const broker &) = delete;
 
     /// Appends an event to its topic as the outbox would, and returns its id. Publishing the same id again is a duplicate.
+    /// \throws std::invalid_argument for deliver_at and dedupe_key, which are the database's matter: publish what it would, when it would
     /// \throws std::invalid_argument for what outbox.emit() would refuse, but for payloads that are too large: what is, is a
     ///     setting
     std::string publish(const new_event &event);

@@ -126,6 +126,7 @@ CREATE OR REPLACE VIEW outbox.stat_replay AS
            t.last_error
     FROM outbox.replay_task t JOIN outbox.sink s ON s.id = t.sink_id;
 COMMENT ON VIEW outbox.stat_replay IS 'replays that run or have ended in the last thirty days, and how far they are';
+COMMENT ON COLUMN outbox.stat_replay.since IS 'the first position that is replayed';
 COMMENT ON COLUMN outbox.stat_replay.state IS
     'waiting, running, done, cancelled, failed (see last_error), or interrupted: by a restore or an upgrade of the database';
 COMMENT ON COLUMN outbox.stat_replay.stream IS 'the streams that it appends to; * is the topic';

@@ -7,6 +7,7 @@
 // is truncated when all that was in it is over.
 
 #include "bgworker/dispatcher.hpp"
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/delayed.hpp"
 #include "extension/settings.hpp"

@@ -15,14 +15,20 @@ sub held { return one(q{SELECT held_back_by FROM outbox.stat_retention WHERE sta
 sub generation { return one('SELECT COALESCE(max(generation), 0) FROM outbox.ring') }
 sub oldest { return one(q{SELECT COALESCE(min(seq), 0) FROM outbox.stored_event}) }
 
-# about 300 kB, which are published then; a little more than the share of a partition, and the ring has the time to turn
+# about 300 kB, which are published then
 my (@all, $bound);
-sub fill {
+sub add {
     push @all, split /\n/,
         one(q{SELECT outbox.emit('bulk.load', jsonb_build_object('fill', repeat(md5(i::text), 40))) FROM generate_series(1, 200) i});
     flush($node);
-    poll_until(sub { one("SELECT bytes < $bound / 6 OR NOT EXISTS (SELECT FROM outbox.stat_retention WHERE state = 'empty')
-        FROM outbox.stat_retention WHERE state = 'current'") eq 't' }, 'the ring has turned, or is full') if $bound;
+    return;
+}
+
+# a little more than the share of a partition, and the ring has the time to turn
+sub fill {
+    add();
+    poll_until(sub { one("SELECT bytes < $bound / 6 OR EXISTS (SELECT FROM outbox.stat_retention WHERE state = 'held back')
+        FROM outbox.stat_retention WHERE state = 'current'") eq 't' }, 'the ring has turned, or cannot') if $bound;
     return;
 }
 
@@ -70,7 +76,11 @@ $session->say("COMMIT PREPARED 'the late one';");
 ok(flush($node), 'its event is published');
 my %there = map { $_->[1]{event_id} => 1 } map { $redis->entries($_) } $redis->streams;
 ok($there{'00000000-0000-0000-0000-0000000000aa'}, 'it was not dropped');
-poll_until(sub { fill(); bytes() <= $limit * 1.2 }, 'then the rest is');
+# its partition is apart once half of the bound came after its batch
+$generation = generation();
+poll_until(sub { add(); generation() > $generation }, 'then it is dropped, and the ring turns on');
+fill() for 1 .. 7;
+poll_until(sub { bytes() <= $limit * 1.2 }, 'and so is the rest');
 
 # an old snapshot
 

@@ -138,6 +138,7 @@ void dispatcher::publish() {
     }
     stats_.cursor_ms = confirmed().ms;
     stats_.cursor_n = confirmed().n;
+    stats_.heals = confirmed() < heal_until_;
     stats_.tick_ms = batch_open_ ? reader_.current().ms : passed_ms_;
     stats_.passed_ms = confirmed_passed();
     shared::publish(slot_, stats_);
@@ -575,7 +576,7 @@ void dispatcher::wait(int ms) {
     TimestampTz retry = link_.is_open() ? next_retry() : 0;
     if (retry != 0)
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry)));
-    if (sink_known_ && replays_ && !replayer_)
+    if (sink_known_ && replays_ && !replayer_ && !sink_.paused && settings::enabled)
         ms = std::min(ms, static_cast<int>(TimestampDifferenceMilliseconds(steady_now(), replayer_at_)));
     if (link_.is_open()) {
         ms = std::min(ms, std::min(settings::lease_timeout / 5, 1000));
@@ -611,6 +612,7 @@ void dispatcher::run() {
             if ((of_setting && strcmp(url, settings::redis_url()) != 0) || strcmp(file, password_file) != 0) {
                 link_.close(); // also an unclassified chunk is settled by reconciling
                 batch_open_ = false;
+                replayer_is_old_ = replayer_ != nullptr;
                 complained_at_ = retry_at_ = 0;
             }
         }
@@ -663,6 +665,7 @@ void dispatcher::run() {
                     load_memory();
                 record_backlog_tick();
                 checkpoint();
+                turn_ring();
             }
             wait(settings::poll_interval);
             continue;
@@ -673,6 +676,7 @@ void dispatcher::run() {
             TimestampTz now = steady_now();
             if (now < retry_at_) {
                 record_backlog_tick();
+                turn_ring();
                 wait(std::min(settings::poll_interval,
                               static_cast<int>(TimestampDifferenceMilliseconds(now, retry_at_))));
                 continue;

@@ -255,6 +255,7 @@ class dispatcher {
     carried_tick carried_;                     // that tick, where the marker may carry it until then
     BackgroundWorkerHandle *replayer_ = nullptr;
     bool replays_ = false;         // there may be one to be done
+    bool replayer_is_old_ = false; // the settings or the sink have changed since it was started
     TimestampTz replayer_at_ = 0;  // none is started before
     int replayer_delay_ = 0;       // ms
     uint64 flush_asked_ = 0;

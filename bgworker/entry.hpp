@@ -51,7 +51,8 @@ struct stream_info {
     std::int64_t length = 0;
 
     // Nothing was ever taken out of it.
-    bool is_whole() const noexcept { return entries_added >= 0 && entries_added == length; }
+    // A server that has loaded what one before 7.0 has written counts only what was there then: of an empty stream that is nothing.
+    bool is_whole() const noexcept { return entries_added >= 0 && entries_added == length && (length > 0 || last.ms <= 0); }
 };
 stream_info read_stream_info(const redisReply &reply) noexcept;
 

@@ -14,6 +14,7 @@ struct expected_entry {
     pg_uuid_t id;
     bool optional;    // may be there or not: not confirmed yet, or held back by its stream
     std::size_t size; // about
+    bool failed = false; // optional only because its sink's transform cannot be asked now
 };
 
 class expectation {
@@ -166,6 +167,7 @@ template <typename Visitor, typename Last> bool expectation::some(int64 limit, V
             if (at.ms != current.at || is_settled(event))
                 continue;
             bool optional = is_optional(event.topic, where);
+            bool failed = false;
             std::size_t size = reader_.size();
             if (filter_ && filter_->transform_function().name) {
                 MemoryContext old = MemoryContextSwitchTo(event_);
@@ -175,9 +177,10 @@ template <typename Visitor, typename Last> bool expectation::some(int64 limit, V
                 MemoryContextReset(event_);
                 if (made == transform::outcome::withheld)
                     continue;
-                optional = optional || made == transform::outcome::failed;
+                failed = made == transform::outcome::failed && !optional;
+                optional = optional || failed;
             }
-            visit(event.topic, expected_entry{at, *event.event_id, optional, size});
+            visit(event.topic, expected_entry{at, *event.event_id, optional, size, failed});
         }
         reader_.end();
         if (!more) {

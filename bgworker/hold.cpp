@@ -64,6 +64,7 @@ void dispatcher::hold(stream_state &stream, position from, position tried, const
         stream.attempts = 0;
         stream.tried = {};
         stream.in_doubt = from <= believed_; // perhaps an earlier try went through, and only its reply was lost
+        stream.doubt_upto = stream.in_doubt ? believed_ : position{};
     }
     if (stream.attempts == 0 || stream.held_from != from) {
         stream.attempts = 0;
@@ -160,6 +161,7 @@ sent dispatcher::retry(stream_state &stream) {
         return !hold_chunk_.full();
     });
     if (error && hold_chunk_.count == 0) {
+        stream.tried = blocked_at; // what is behind it was not tried, and is not given up with it
         hold(stream, blocked_at, blocked_at, error);
         return sent::good;
     }
@@ -197,7 +199,7 @@ sent dispatcher::retry(stream_state &stream) {
     sent result = judge(hold_chunk_, settled);
     if (result == sent::lost)
         return result;
-    stream.in_doubt = false;
+    stream.in_doubt = hold_chunk_.entries[hold_chunk_.count - 1].event < stream.doubt_upto;
     // Up to the first that is not settled it went well; what hold() has recorded meanwhile begins there.
     int done = 0;
     while (done < hold_chunk_.count && (result == sent::good || settled[done]))

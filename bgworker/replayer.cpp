@@ -118,9 +118,10 @@ bool replayer::load() {
     return true;
 }
 
-// Calls visit where the entry is to be replayed and is not yet.
+// Calls visit where the entry is to be replayed and is not yet. One whose transform fails is not left out: without it the replay
+// would be less than what it says.
 template <typename Visitor> void replayer::meet(std::string_view topic, const expected_entry &entry, Visitor visit) {
-    if (!entry.optional && entry.at > last_ && entry.at >= task_.since && entry.at <= task_.until && task_.takes(topic))
+    if ((!entry.optional || entry.failed) && entry.at > last_ && entry.at >= task_.since && entry.at <= task_.until && task_.takes(topic))
         visit();
 }
 

@@ -4,6 +4,7 @@
 #include "bgworker/replay_task.hpp"
 #include "bgworker/worker.hpp"
 #include "extension/clock.hpp"
+#include "extension/settings.hpp"
 #include "extension/storage.hpp"
 
 namespace outbox {
@@ -17,8 +18,16 @@ void dispatcher::keep_replayer() {
         pfree(replayer_);
         replayer_ = nullptr;
         replays_ = true; // it may have met trouble
+        replayer_is_old_ = false;
+    }
+    // It takes up where it was, with the URL that counts then.
+    if (replayer_ && (sink_.paused || !settings::enabled || replayer_is_old_)) {
+        TerminateBackgroundWorker(replayer_);
+        return;
     }
     TimestampTz now = steady_now();
+    if (sink_.paused || !settings::enabled)
+        return;
     if (replayer_ || !replays_ || now < replayer_at_)
         return;
     begin_transaction();

@@ -168,7 +168,7 @@ static int64 healed_upto(int sink_id) {
     for (int i = 0; i < shared::slot_count(); ++i) {
         shared::slot slot;
         if (shared::read(i, slot) && slot.database == MyDatabaseId && slot.sink_id == sink_id && slot.pid != 0 &&
-            (slot.stats.cursor_ms > 0 || slot.stats.state == shared::worker_state::healing))
+            (slot.stats.cursor_ms > 0 || slot.stats.heals))
             return slot.stats.cursor_ms;
     }
     return PG_INT64_MAX;
@@ -214,8 +214,17 @@ const char *dispatcher::replay_that_needs(int number) {
     const replay::need *needs = replay::needs(count);
     for (int i = 0; i < count; ++i) {
         tick before;
+        // it also asks that the whole batch can still be there, as outbox.verify() does: see expectation::find_horizon()
+        FullTransactionId horizon = FirstNormalFullTransactionId;
+        tick next;
+        next.ms = state::last_tick_in(needs[i].sink_id, number);
+        for (int found = 0; found < 2 && next.ms != 0 && first_tick_after(needs[i].sink_id, next.ms, next);)
+            if (next.anchor == storage::anchor()) {
+                horizon = next.snapshot->xmax;
+                ++found;
+            }
         if (!last_tick_before(needs[i].sink_id, needs[i].ms, before) || before.anchor != storage::anchor() ||
-            has_events_behind(number, before.snapshot))
+            has_events_behind(number, before.snapshot) || FullTransactionIdPrecedes(before.snapshot->xmin, horizon))
             return psprintf("replay %lld has not read its events yet (see outbox.stat_replay)", static_cast<long long>(needs[i].id));
     }
     return nullptr;
@@ -286,6 +295,7 @@ void dispatcher::turn_ring() {
     if (!TimestampDifferenceExceeds(turned_at_, steady_now(), look_interval))
         return;
     turned_at_ = steady_now();
+    publish(); // what this sink itself needs is read from there, too
     // A checkpoint is of use here once nobody's snapshot is older, so one is kept until then.
     if (sampled_count_ == 0)
         sample();

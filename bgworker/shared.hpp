@@ -28,6 +28,7 @@ struct worker_stats {
     int64 errors;
     int64 duplicates_rejected;
     int64 healed;
+    bool heals;        // what Redis had lost is not all there again
     int64 trimmed;     // entries
     eviction evicts;
     double throughput; // events a second

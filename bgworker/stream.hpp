@@ -25,6 +25,7 @@ struct stream_state {
     bool held;
     position held_from;
     bool in_doubt;        // an attempt's replies may have been lost
+    position doubt_upto;  // while it is held: earlier tries of events up to here may have gone through
     int64 released;       // the number of repairs that the last release went with
     position unconfirmed_from; // it was held from here on, and what was released since is not confirmed yet; ms 0: nothing is
     position tried; // the last event of the attempts counted here

@@ -20,6 +20,7 @@ extern "C" {
 namespace outbox::transform {
 
 constexpr int time_limit = 1000; // ms
+constexpr int most_strikes = 5;
 constexpr std::size_t max_name_length = 2 * NAMEDATALEN;
 
 // -- the function
@@ -68,10 +69,14 @@ static found_function find(const char *given) {
 // -- a call
 
 static volatile sig_atomic_t timed_out = false;
+static volatile sig_atomic_t strikes = 0;
 static TimeoutId limit = MAX_TIMEOUTS; // not registered yet
 
 static void end_call() {
     timed_out = true;
+    // A function that catches its cancellation again and again costs this process, not the database its vacuum.
+    if (++strikes > most_strikes)
+        ProcDiePending = true;
     QueryCancelPending = true;
     InterruptPending = true;
     SetLatch(MyLatch);
@@ -81,6 +86,7 @@ static void begin_limit() {
     if (limit == MAX_TIMEOUTS)
         limit = RegisterTimeout(USER_TIMEOUT, end_call);
     timed_out = false;
+    strikes = 0;
     // again and again: it must not be able to catch it for good
     enable_timeout_every(limit, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), time_limit), time_limit);
 }
@@ -198,6 +204,10 @@ PGDLLEXPORT Datum outbox_check_transform(PG_FUNCTION_ARGS) {
     if (get_call_result_type(fcinfo, nullptr, &description) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "return type must be a row type");
     char *given = text_to_cstring(PG_GETARG_TEXT_PP(0));
+    // In an index expression that maintenance evaluates, the caller would be taken for whoever maintains.
+    if (InSecurityRestrictedOperation())
+        ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+                errmsg("cannot give a sink a transform within a security-restricted operation"));
     found_function found = find(given);
     if (strlen(found.name) > max_name_length)
         ereport(ERROR, errcode(ERRCODE_NAME_TOO_LONG), errmsg("the name of the transform is too long"));
@@ -259,7 +269,7 @@ PGDLLEXPORT Datum outbox_passes(PG_FUNCTION_ARGS) {
     event.aggregate_id = text_of(aggregate_id, event.has_aggregate_id);
     event.headers = text_of(headers, event.has_headers);
     event.payload = text_of(payload, has_payload);
-    PG_RETURN_BOOL(apply(filter->transform_function(), event, false).what != outcome::withheld);
+    PG_RETURN_BOOL(apply(filter->transform_function(), event, IsBackgroundWorker).what != outcome::withheld);
 }
 }
 

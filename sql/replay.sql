@@ -91,7 +91,7 @@ COMMENT ON FUNCTION outbox.replay(text, text, text, text[], text, int) IS
 
 CREATE OR REPLACE FUNCTION outbox.replay(since timestamptz, until timestamptz DEFAULT NULL, sink text DEFAULT 'default',
         topics text[] DEFAULT NULL, into_stream text DEFAULT NULL, rate int DEFAULT NULL) RETURNS bigint
-    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $$
+    LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' AS $$
     SELECT outbox.replay(sink, since::text, until::text, topics, into_stream, rate)
 $$;
 COMMENT ON FUNCTION outbox.replay(timestamptz, timestamptz, text, text[], text, int) IS

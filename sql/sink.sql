@@ -92,6 +92,12 @@ BEGIN
                   DETAIL = format('Both append to Redis at "%s", and their stream templates do not keep them apart.', endpoint),
                   HINT = 'Use another stream template, such as ''audit:{%t}'', or another database of that Redis.';
     END IF;
+    IF EXISTS (SELECT FROM outbox.replay_task t JOIN outbox.sink_definition d ON d.id = t.sink_id
+                WHERE t.ended_at IS NULL AND outbox.streams_overlap(t.into_stream, check_separate.stream)
+                  AND outbox.redis_endpoint(d.url) = endpoint) THEN
+        RAISE EXCEPTION 'the sink could have the same streams as a replay that runs'
+            USING ERRCODE = 'object_in_use', HINT = 'It is in outbox.stat_replay. Wait for its end, or use another stream template.';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION outbox.check_separate(int, text, text) IS 'an error where another sink can have the same streams';
@@ -309,6 +315,10 @@ BEGIN
     PERFORM outbox.stop_worker(altered);
     IF alter_sink.url IS NOT NULL THEN
         PERFORM outbox.check_separate(altered, alter_sink.url, d.stream) FROM outbox.sink_definition d WHERE d.id = altered;
+        IF EXISTS (SELECT FROM outbox.replay_task t WHERE t.sink_id = altered AND t.ended_at IS NULL AND t.into_stream IS NOT NULL) THEN
+            RAISE EXCEPTION 'sink "%" has a replay that runs', sink
+                USING ERRCODE = 'object_in_use', HINT = 'It is in outbox.stat_replay. Wait for its end, or end it with outbox.cancel_replay().';
+        END IF;
         UPDATE outbox.sink_definition SET url = alter_sink.url WHERE id = altered;
     END IF;
     IF alter_sink.confirm IS NOT NULL THEN

@@ -113,6 +113,7 @@ BEGIN
         WHEN 'return' THEN PERFORM app.return_to();
         WHEN 'raise' THEN RAISE 'no such %', event->>'aggregate_id';
         WHEN 'loop' THEN LOOP BEGIN PERFORM pg_sleep(10); EXCEPTION WHEN query_canceled THEN RAISE 'canceled'; END; END LOOP;
+        WHEN 'mixed' THEN IF (event->>'payload')::int % 40 = 1 THEN RAISE 'not this one'; END IF;
         WHEN 'large' THEN RETURN to_jsonb(repeat('x', 2000000));
         ELSE RETURN to_jsonb(current_setting('search_path') || '/' || current_user);
     END CASE;
@@ -147,6 +148,30 @@ is($third->published, 1, 'and is all that was sent');
 is(one('SELECT count(*) FROM app.written'), 0, 'nothing was written');
 is(one(q{SELECT * FROM outbox.verify('tried')}), '', 'verify() knows why they are not there');
 
+# those that fail are given up alone: what is between them and behind them in the stream is sent, in order
+
+one(q{SELECT count(outbox.emit('mixed.try.now', i::text)) FROM generate_series(1, 120) i});
+ok(flush($node, 'postgres', '60 s', 'tried'), 'the sink comes to an end with a stream of which some fail');
+my @good = grep { $_ % 40 != 1 } 1 .. 120;
+sub payloads { my ($stream) = @_; return map { $_->[1]{payload} =~ /"payload": (\d+)/ ? $1 : '?' } $third->entries($stream) }
+is_deeply([ payloads('outbox:{mixed}') ], \@good, 'the others are all there, in order');
+is(one(q{SELECT string_agg(payload, ' ' ORDER BY payload::int) FROM outbox.dead_letter WHERE topic = 'mixed'}), '1 41 81', 'and no others were given up');
+
+# a replay into other streams has what the transform makes, or fails
+
+sub replayed {
+    my ($into) = @_;
+    my $id = one("SELECT outbox.replay('tried', topics => '{mixed}', into_stream => '$into')");
+    poll_until(sub { one("SELECT ended_at IS NOT NULL FROM outbox.stat_replay WHERE id = $id") eq 't' }, 'the replay has ended');
+    return one("SELECT concat_ws(' ', state, last_error) FROM outbox.stat_replay WHERE id = $id");
+}
+is(replayed('again:{%t}'), 'done', 'a replay');
+is_deeply([ payloads('again:{mixed}') ], \@good, 'has what the transform makes');
+one('ALTER FUNCTION app.attempt(jsonb) RENAME TO away');
+like(replayed('less:{%t}'), qr/^failed /, 'without the transform it fails, and leaves nothing out');
+one('ALTER FUNCTION app.away(jsonb) RENAME TO attempt');
+my $sent = $third->published;
+
 # one that is dropped, and that is replaced by somebody else's
 
 $node->append_conf('postgresql.conf', "outbox.max_attempts = 100000\n");
@@ -158,10 +183,10 @@ poll_until(sub { (stat_sink($node, 'postgres', 'tried')->{last_error} // '') =~ 
 is(stat_sink($node, 'postgres', 'tried')->{held_streams}, 1, 'the event waits');
 one("SET ROLE other; $definition");
 poll_until(sub { stat_sink($node, 'postgres', 'tried')->{last_error} =~ /does not belong to role "shaper" any more/ }, q{somebody else's is not called});
-is($third->published, 1, 'nothing was sent');
+is($third->published, $sent, 'nothing was sent');
 one("DROP FUNCTION app.attempt(jsonb); SET ROLE shaper; $definition");
 ok(flush($node, 'postgres', '30 s', 'tried'), 'its owner has made it again');
-is($third->published, 2, 'and the event is sent');
+is($third->published, $sent + 1, 'and the event is sent');
 one(q{SELECT outbox.alter_sink('tried', transform => 'none')});
 one(q{SELECT outbox.emit('fine.try.now', '{"n":  1}')});
 ok(flush($node, 'postgres', '30 s', 'tried'), 'without a transform');

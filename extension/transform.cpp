@@ -269,7 +269,7 @@ PGDLLEXPORT Datum outbox_passes(PG_FUNCTION_ARGS) {
     event.aggregate_id = text_of(aggregate_id, event.has_aggregate_id);
     event.headers = text_of(headers, event.has_headers);
     event.payload = text_of(payload, has_payload);
-    PG_RETURN_BOOL(apply(filter->transform_function(), event, IsBackgroundWorker).what != outcome::withheld);
+    PG_RETURN_BOOL(apply(filter->transform_function(), event, MyBackendType == B_BG_WORKER).what != outcome::withheld);
 }
 }
 

@@ -7,7 +7,6 @@
 // is truncated when all that was in it is over.
 
 #include "bgworker/dispatcher.hpp"
-#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/delayed.hpp"
 #include "extension/settings.hpp"
@@ -216,14 +215,10 @@ bool dispatcher::deliver_due() {
         sweep_delayed();
     else
         wake_at_commit();
-    if (moved > 0)
-        OUTBOX_CRASH_POINT("delivering");
     // As for a tick, nobody waits for the disk: what is not on it is not sent, and what a crash takes back is due again.
     synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
     commit_transaction();
     synchronous_commit = SYNCHRONOUS_COMMIT_ON; // as in pin_settings(); an error ends the process
-    if (moved > 0)
-        OUTBOX_CRASH_POINT("delivered");
     looked_for_due_ = looked_for_due_ || !more;
     return more;
 }

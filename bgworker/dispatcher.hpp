@@ -126,6 +126,7 @@ class dispatcher {
     bool is_sinks_fault(const redisReply &reply);
     void accept_look();
     bool match_entries_of_others(int64 before_ms, position above);
+    void forget_lost_places();
     struct candidate;
     void add_candidate(candidate &of, int64 seq, bool known) const;
     static void take_out(candidate &of, int64 seq);

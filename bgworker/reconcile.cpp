@@ -322,6 +322,23 @@ bool dispatcher::match_entries_of_others(int64 before_ms, position above) {
     return true;
 }
 
+// Events that were found in a stream which has lost them since are appended again like any others, where their batches have them.
+void dispatcher::forget_lost_places() {
+    int count;
+    stream_state **streams = all_streams(count);
+    begin_transaction();
+    for (int i = 0; i < count; ++i)
+        if (streams[i]->lost)
+            state::take_placed(
+                sink_id_, streams[i]->name(), streams[i]->top,
+                [](void *settled, const state::event_key &key) {
+                    hash_search(static_cast<HTAB *>(settled), &key, HASH_REMOVE, nullptr);
+                },
+                settled_);
+    commit_transaction();
+    pfree(streams);
+}
+
 // Compare-and-set: EXEC is refused when somebody has touched the marker since WATCH. Also the last word of a dead connection
 // of ours is refused from here on.
 bool dispatcher::take_over(position marker, position settled, bool &refused) {
@@ -457,6 +474,7 @@ bool dispatcher::reconcile() {
         }
         if (healing_) {
             heal_until_ = std::max(heal_until_, cursor_);
+            forget_lost_places();
             ereport(WARNING,
                     errmsg("Redis at \"%s\" has lost entries of sink \"%s\"; they are appended again", link_.endpoint(),
                            sink_.name),

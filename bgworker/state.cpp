@@ -303,6 +303,14 @@ void add_placed(int sink_id, const event_key &key, std::string_view topic, posit
             {of(sink_id), of(&key.id), of(topic), of(where.ms), of(where.n), of(key.seq)});
 }
 
+void take_placed(int sink_id, std::string_view topic, position above, key_callback add, void *to) {
+    uint64 rows = run("DELETE FROM outbox.placed WHERE sink_id = $1 AND topic = $2 AND (ms, n) > ($3, $4) RETURNING event_id, seq",
+                      {of(sink_id), of(topic), of(above.ms), of(above.n)});
+    for (uint64 i = 0; i < rows; ++i)
+        add(to, {*DatumGetUUIDP(column(i, 1)), DatumGetInt64(column(i, 2))});
+    finish();
+}
+
 void load_letters(int sink_id, key_callback add, void *to) {
     uint64 rows = run("SELECT event_id, seq FROM outbox.dead_letter WHERE sink_id = $1 ORDER BY seq DESC", {of(sink_id)});
     for (uint64 i = 0; i < rows; ++i)

@@ -98,6 +98,9 @@ void add_move(int sink_id, int64 ms, const move &added);
 
 void add_placed(int sink_id, const event_key &key, std::string_view topic, position where);
 
+// Forgets the places above a position in a stream that has lost its entries, and tells whose they were.
+void take_placed(int sink_id, std::string_view topic, position above, key_callback add, void *to);
+
 // The sink's dead letters, and one that somebody else has redriven: it is placed, and no dead letter any more.
 void load_letters(int sink_id, key_callback add, void *to);
 void place_letter(int sink_id, const event_key &key, std::string_view topic, position where);

@@ -41,7 +41,9 @@ my $sink = $status->{sinks}[0];
 my $truth = stat_sink($node);
 is_deeply([ sort keys %$sink ], [ sort keys %$truth ], 'it has every column of outbox.stat_sink');
 for my $column (grep { !/^(lag_seconds|throughput|since|confirmed_at|last_error_at)$/ } sort keys %$truth) {
-    is($sink->{$column} // '', $truth->{$column}, "and the same $column");
+    my $value = $sink->{$column} // '';
+    $value = $value ? 'true' : 'false' if ref $value; # JSON's own
+    is($value, $truth->{$column}, "and the same $column");
 }
 is($sink->{published}, committed($node), 'published is what was committed');
 is($status->{redis}, $redis->url, 'Redis is where the sink appends');

@@ -107,6 +107,13 @@ ok($seen, 'a crash has taken a tick while the worker was away');
 crash_until('without a marker the event is found in its stream', sub { $redis->cmd('DEL', marker()) }, sub { placed() > 0 });
 ok_streams($node, $redis, 'and is not sent again');
 ok_positions($node, $redis, 'outbox.event says where it is');
+$redis->cmd('FLUSHALL');
+poll_until(sub { $redis->published == committed($node) }, 'when Redis loses it after that, it is appended again');
+ok(flush($node), 'the worker goes on');
+ok_streams($node, $redis, 'once, in order');
+ok_positions($node, $redis, 'outbox.event says where');
+is(placed(), 0, 'in its batch');
+is(sql('SELECT * FROM outbox.verify()'), '', 'and verify() agrees');
 
 # a marker that carries a tick of a server that was further in the log than this one is
 my $placed = placed();

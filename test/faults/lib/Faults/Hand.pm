@@ -18,7 +18,7 @@ sub burst {
     $self->write_history($op, 'invoke', $options{async} ? 'async' : 'commit', $many);
     my $done = eval {
         $connection->do('SET synchronous_commit = ' . ($options{async} ? 'off' : 'on'));
-        $connection->do('SELECT torture.burst($1, $2, $3, $4, $5)', undef, $op, "burst$n", $topic, $many, $options{delay});
+        $connection->do('SELECT torture.burst($1, $2, $3, $4)', undef, $op, "burst$n", $topic, $many);
         1;
     };
     $self->write_history($op, $done ? 'ok' : 'info');

@@ -15,7 +15,6 @@ my %provoke = (
     hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
     retention => sub { },
     backlog => sub { my ($round) = @_; $round->burst(700) },
-    delayed => sub { my ($round) = @_; $round->burst(700, delay => '100 ms') },
     takeover => sub {
         my ($round) = @_;
         for (1 .. 3) {

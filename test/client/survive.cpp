@@ -469,6 +469,8 @@ TEST(Reconnect, a_server_that_is_stopped_for_longer_than_the_response_timeout_an
     });
     for (std::uint64_t round = 0; round < 5; ++round) {
         append_many(redis, round * 100 + 1, 50, 5);
+        // what is not connected yet cannot lose its connection
+        ASSERT_TRUE(eventually([&] { return consumer->stats().connected; }));
         auto reconnects = consumer->stats().reconnects;
         redis.stop();
         ASSERT_TRUE(eventually([&] { return consumer->stats().reconnects > reconnects; }));

@@ -190,7 +190,7 @@ void dispatcher::sweep_delayed() {
             sweep(partition);
 }
 
-// True when it should be called again before anything else.
+// True when more is due: the first look at Redis waits for all of it, batches go on in between.
 bool dispatcher::deliver_due() {
     TimestampTz now = GetCurrentTimestamp();
     bool long_ago = TimestampDifferenceExceeds(looked_for_due_at_, steady_now(), settings::poll_interval);

@@ -280,7 +280,8 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     state::execute("DELETE FROM outbox.move WHERE ms < $1",
                    {of(unix_ms(replaced_at) - INT64CONST(1000) * settings::retention)});
     // Their events were dropped: in a batch, and so stored, before they died. With a margin, as for moves: clocks differ.
-    state::execute("DELETE FROM outbox.settled_letter WHERE dead_at < $1", {{TIMESTAMPTZOID, TimestampTzGetDatum(TimestampTzPlusMilliseconds(replaced_at, -INT64CONST(1000) * settings::retention))}});
+    TimestampTz settled_before = TimestampTzPlusMilliseconds(replaced_at, -INT64CONST(1000) * settings::retention);
+    state::execute("DELETE FROM outbox.settled_letter WHERE dead_at < $1", {{TIMESTAMPTZOID, TimestampTzGetDatum(settled_before)}});
     OUTBOX_CRASH_POINT("after_truncate");
     release_ring();
     if (is_old(replaced_at))

@@ -48,7 +48,8 @@ my $first = oldest();
 poll_until(sub { fill(); oldest() > $first }, 'the oldest events are dropped');
 ok(log_has($node, qr/LOG:  events beyond outbox\.retention_size were dropped from partition 0/), 'as the log says');
 poll_until(sub { fill(); generation() >= 8 }, 'the ring turns on');
-poll_until(sub { bytes() <= $limit * 1.2 }, 'what is stored stays about the bound');
+# partitions are dropped whole, so a large one may be over it until enough is newer
+poll_until(sub { fill(); bytes() <= $limit * 1.2 }, 'what is stored stays about the bound');
 cmp_ok(bytes(), '>', $limit / 2, 'and half of it is always there');
 is(one('SELECT count(*) FROM outbox.verify()'), 0, 'every event is where it was');
 
@@ -79,8 +80,7 @@ ok($there{'00000000-0000-0000-0000-0000000000aa'}, 'it was not dropped');
 # its partition is apart once half of the bound came after its batch
 $generation = generation();
 poll_until(sub { add(); generation() > $generation }, 'then it is dropped, and the ring turns on');
-fill() for 1 .. 7;
-poll_until(sub { bytes() <= $limit * 1.2 }, 'and so is the rest');
+poll_until(sub { fill(); bytes() <= $limit * 1.2 }, 'and so is the rest');
 
 # an old snapshot
 

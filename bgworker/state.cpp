@@ -449,8 +449,8 @@ void load_places(int sink_id, const pg_uuid_t *ids, int count, place_callback ad
     ArrayType *array = construct_array(wanted, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR);
     // one pass over the events, however many ids there are; the rest is done for those found
     uint64 rows = run("SELECT e.event_id, t.topic, CASE WHEN p.ms IS NOT NULL OR ((l.ms, l.n) >= (k.start_ms, k.start_n) "
-                      "AND CASE WHEN e.sink_id IS NULL THEN outbox.passes($1, l.ms, e.event_id, e.event_type, t.topic, "
-                      "e.aggregate_type, e.aggregate_id, e.version, e.occurred_at, e.headers, e.payload) ELSE e.sink_id = $1 END) "
+                      "AND outbox.passes($1, l.ms, e.event_id, e.event_type, t.topic, e.aggregate_type, e.aggregate_id, e.version, "
+                      "e.occurred_at, e.headers, e.payload, e.sink_id)) "
                       "THEN COALESCE(p.ms, m.to_ms, l.ms) || '-' || COALESCE(p.n, l.n) END, d.event_id IS NOT NULL OR g.event_id IS NOT NULL "
                       "FROM outbox.stored_event e "
                       "CROSS JOIN (SELECT start_ms, start_n FROM outbox.sink WHERE id = $1) k "

@@ -227,33 +227,38 @@ PGDLLEXPORT Datum outbox_check_transform(PG_FUNCTION_ARGS) {
 }
 
 // Does the sink take the event, if it is in this tick (null: one to come)? As outbox.takes(), and by the transform, too. One that
-// fails does not leave it out.
+// fails does not leave it out. What was appended again for this sink alone has passed the filters before.
 PG_FUNCTION_INFO_V1(outbox_passes);
 PGDLLEXPORT Datum outbox_passes(PG_FUNCTION_ARGS) {
-    enum { sink, ms, event_id, event_type, topic, aggregate_type, aggregate_id, version, occurred_at, headers, payload };
-    struct cache {
-        int sink_id;
+    enum { sink, ms, event_id, event_type, topic, aggregate_type, aggregate_id, version, occurred_at, headers, payload, only_sink };
+    struct known_sink {
+        int id;
         sinks::filters filters;
+        known_sink *next;
     };
     for (int needed : {+sink, +event_id, +event_type, +topic, +version, +occurred_at, +payload})
         if (PG_ARGISNULL(needed))
             PG_RETURN_NULL();
-    auto *known = static_cast<cache *>(fcinfo->flinfo->fn_extra);
     int sink_id = PG_GETARG_INT32(sink);
-    if (!known || known->sink_id != sink_id) {
+    auto *first = static_cast<known_sink *>(fcinfo->flinfo->fn_extra);
+    auto *known = first;
+    while (known && known->id != sink_id)
+        known = known->next;
+    if (!known) {
         MemoryContext context = fcinfo->flinfo->fn_mcxt;
-        known = new (MemoryContextAllocZero(context, sizeof(cache))) cache;
-        known->sink_id = sink_id;
+        known = new (MemoryContextAllocZero(context, sizeof(known_sink))) known_sink;
+        known->id = sink_id;
         known->filters.load(sink_id, context);
+        known->next = first;
         fcinfo->flinfo->fn_extra = known;
     }
     const sinks::filter *filter = known->filters.at(PG_ARGISNULL(ms) ? PG_INT64_MAX : PG_GETARG_INT64(ms));
     if (!filter)
-        PG_RETURN_BOOL(true);
+        PG_RETURN_BOOL(PG_ARGISNULL(only_sink) || PG_GETARG_INT32(only_sink) == sink_id);
     event_row event = {};
     event.event_type = view_of(PG_GETARG_TEXT_PP(event_type));
     event.topic = view_of(PG_GETARG_TEXT_PP(topic));
-    if (!filter->takes(event.event_type, event.topic))
+    if (PG_ARGISNULL(only_sink) ? !filter->takes(event.event_type, event.topic) : PG_GETARG_INT32(only_sink) != sink_id)
         PG_RETURN_BOOL(false);
     if (!filter->transform_function().name)
         PG_RETURN_BOOL(true);

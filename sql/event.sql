@@ -24,10 +24,10 @@ COMMENT ON FUNCTION outbox.takes(int, bigint, text, text) IS
     'whether the filters of a sink take such an event of that tick; null: of one to come';
 
 CREATE OR REPLACE FUNCTION outbox.passes(sink_id int, ms bigint, event_id uuid, event_type text, topic text, aggregate_type text,
-        aggregate_id text, version int, occurred_at timestamptz, headers text, payload text) RETURNS boolean
+        aggregate_id text, version int, occurred_at timestamptz, headers text, payload text, only_sink int) RETURNS boolean
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_passes';
-COMMENT ON FUNCTION outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text) IS
-    'as outbox.takes(), with the sink''s transform, which may withhold the event';
+COMMENT ON FUNCTION outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text, int) IS
+    'as outbox.takes(), with the sink''s transform, which may withhold the event; only_sink: the sink that it was appended again for, past the filters';
 
 CREATE OR REPLACE FUNCTION outbox.lag(sink_id int, ms bigint, n bigint, OUT events bigint, OUT oldest timestamptz)
     LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_lag';
@@ -124,9 +124,8 @@ CREATE OR REPLACE VIEW outbox.sink_event AS
                WHEN g.event_id IS NOT NULL THEN g.outcome
                WHEN p.event_id IS NOT NULL THEN 'published'
                WHEN (l.ms, COALESCE(l.n, -1)) < (k.start_ms, k.start_n) THEN 'filtered'
-               WHEN e.sink_id IS NULL AND
-                    NOT outbox.passes(c.sink_id, l.ms, e.event_id, e.event_type, t.topic, e.aggregate_type, e.aggregate_id, e.version,
-                                      e.occurred_at, e.headers, e.payload) THEN 'filtered'
+               WHEN NOT outbox.passes(c.sink_id, l.ms, e.event_id, e.event_type, t.topic, e.aggregate_type, e.aggregate_id, e.version,
+                                      e.occurred_at, e.headers, e.payload, e.sink_id) THEN 'filtered'
                WHEN l.ms IS NULL THEN 'pending'
                WHEN (l.ms, l.n) > (c.ms, c.n) THEN CASE WHEN l.ms <= c.tick_ms THEN 'processing' ELSE 'pending' END
                WHEN (l.ms, l.n) >= (s.held_ms, s.held_n) THEN 'failed'

@@ -56,7 +56,7 @@ GRANT EXECUTE ON FUNCTION outbox.cancel(uuid) TO outbox_emitter, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.flush(interval, text) TO outbox_emitter, outbox_reader, outbox_admin;
 GRANT EXECUTE ON FUNCTION outbox.anchor(), outbox.worker_state(), outbox.redis_url(),
     outbox.locate(int, int, xid8, bigint, bigint), outbox.takes(int, bigint, text, text),
-    outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text), outbox.lag(int, bigint, bigint),
+    outbox.passes(int, bigint, uuid, text, text, text, text, int, timestamptz, text, text, int), outbox.lag(int, bigint, bigint),
     outbox.restored_lag(int), outbox.verify_state(), outbox.consumer_state(), outbox.redis_state(), outbox.retention_state(),
     outbox.metrics_label(text), outbox.metrics() TO outbox_reader, outbox_admin;
 GRANT SELECT ON outbox.event, outbox.sink_event, outbox.sink, outbox.sink_cursor, outbox.stat_sink, outbox.stat_verify, outbox.dead_letter,

@@ -191,6 +191,18 @@ one(q{SELECT outbox.alter_sink('tried', transform => 'none')});
 one(q{SELECT outbox.emit('fine.try.now', '{"n":  1}')});
 ok(flush($node, 'postgres', '30 s', 'tried'), 'without a transform');
 is(($third->entries('outbox:{fine}'))[2][1]{payload}, '{"n":  1}', 'the payload is as it was emitted');
+
+# a dead letter that the transform has come to withhold
+
+one(q{SET ROLE shaper; CREATE FUNCTION app.nothing(event jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT NULL::jsonb'});
+one(q{SELECT outbox.alter_sink('tried', transform => 'app.nothing')});
+$sent = $third->published;
+is(one(q{SELECT outbox.redrive(sink => 'tried', topic => 'mixed')}), 3, 'what was given up is redriven');
+ok(flush($node, 'postgres', '60 s', 'tried'), 'with a transform that withholds it');
+is($third->published, $sent, 'it is not sent');
+is(one(q{SELECT string_agg(concat_ws(' ', payload, status, position), ',' ORDER BY payload::text::int) FROM outbox.sink_event
+    WHERE sink = 'tried' AND topic = 'mixed' AND status <> 'published'}), '1 filtered,41 filtered,81 filtered', 'and sink_event says so');
+is(one(q{SELECT * FROM outbox.verify('tried')}), '', 'as verify() does');
 ok(!log_has($node, qr/PANIC|TRAP|terminated by signal (6|11)/), 'no crash');
 
 done_testing();

@@ -107,7 +107,7 @@ ends_at_once(
             sub {
                 $redis->sigcont;
                 flush($node);
-                sql("BEGIN; SELECT load.step(i % 20 + 1) FROM generate_series(1, 3000) i; PREPARE TRANSACTION 'batch'");
+                sql("BEGIN; SELECT load.step((i - 1) % 20 + 1) FROM generate_series(1, 3000) i; PREPARE TRANSACTION 'batch'");
                 my $ticks = sql('SELECT count(*) FROM outbox.tick');
                 $redis->sigstop;
                 sql("COMMIT PREPARED 'batch'");

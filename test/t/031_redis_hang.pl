@@ -42,7 +42,7 @@ sub emit_alone {
 DO $$
 BEGIN
     FOR i IN 1..300 LOOP
-        PERFORM load.step(i % 20 + 1);
+        PERFORM load.step((i - 1) % 20 + 1);
         COMMIT;
     END LOOP;
 END

@@ -135,7 +135,7 @@ ok_streams($node, $redis, 'nothing is lost or doubled by it', db => 'app', ignor
 
 my $before = $redis->published;
 $redis->sigstop;
-$node->safe_psql('app', 'SELECT load.step(i % 20 + 1, 20) FROM generate_series(1, 600) i');
+$node->safe_psql('app', 'SELECT load.step((i - 1) % 20 + 1, 20) FROM generate_series(1, 600) i');
 for my $command ('VACUUM FULL outbox.event_0', 'CLUSTER outbox.event_0 USING event_0_xid_seq', 'REINDEX TABLE outbox.event_0',
     'VACUUM FULL outbox.tick_0', 'REINDEX TABLE CONCURRENTLY outbox.event_0', 'ALTER TABLE outbox.event_0 SET TABLESPACE pg_default',
     'REINDEX TABLE outbox.tick_0', 'VACUUM (FREEZE) outbox.event_0') {

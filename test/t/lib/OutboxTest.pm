@@ -355,7 +355,8 @@ sub run_load {
 
 sub emit_some {
     my ($node, $n, $db) = @_;
-    $node->safe_psql($db // 'postgres', "SELECT load.step(i % 20 + 1) FROM generate_series(1, $n) i");
+    # in the order in which a load locks them, too
+    $node->safe_psql($db // 'postgres', "SELECT load.step((i - 1) % 20 + 1) FROM generate_series(1, $n) i");
     return;
 }
 

@@ -79,7 +79,7 @@ my $load = start_load($node, clients => 2, rate => 250);
 my $until = time + 2;
 my ($round, $killed) = (0);
 # long enough that all of it has happened, also where a round takes a second
-while (time < $until || $round < 30) {
+while (time < $until || $round < 12) {
     for my $group (sort keys %speed) {
         for my $stream (@streams) {
             take($group, $stream, $speed{$group}, $group eq 'sloppy' ? sub { rand() < 0.3 } : sub { 1 });

@@ -78,8 +78,8 @@ sub look_for_lost {
 my $load = start_load($node, clients => 2, rate => 250);
 my $until = time + 2;
 my ($round, $killed) = (0);
-# long enough that all of it has happened, also where a round takes a second
-while (time < $until || $round < 12) {
+# as many rounds as it takes for all of it to happen, but no more events, also where a round takes seconds
+while ($load || $round < 12) {
     for my $group (sort keys %speed) {
         for my $stream (@streams) {
             take($group, $stream, $speed{$group}, $group eq 'sloppy' ? sub { rand() < 0.3 } : sub { 1 });
@@ -90,9 +90,12 @@ while (time < $until || $round < 12) {
     my ($stream) = grep { @{ $kept{sloppy}{$_} // [] } } @streams;
     $redis->cmd('XCLAIM', $stream, 'sloppy', 'two', 0, $kept{sloppy}{$stream}[0]) if $stream;
     $killed = kill_worker($node) if ++$round == 5;
+    if ($load && $killed && time > $until) {
+        $load->stop;
+        undef $load;
+    }
 }
 wait_recovered($node, $killed);
-$load->stop;
 wait_settled($node);
 poll_until(sub { trimmed() > 0 }, 'something was trimmed while the groups read');
 poll_until(

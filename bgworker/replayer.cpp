@@ -266,7 +266,10 @@ replayer::outcome replayer::replay() {
     const bool any_placed = state::last_placed(sink_id_) > 0;
     expectation_.commit_transaction();
     int64 dropped = 0;
-    for (position after = expectation_.floor(); expectation_.any() && expectation_.next_window(); after = expectation_.upto()) {
+    position after = expectation_.floor();
+    for (bool more = expectation_.any(); more; after = expectation_.upto()) {
+        more = expectation_.next_window();
+        // also where nothing is left
         if (expectation_.unchecked() > dropped) {
             dropped = expectation_.unchecked();
             if (task_.at.ms > 0)
@@ -275,6 +278,8 @@ replayer::outcome replayer::replay() {
             replay::note_dropped(task_, expectation_.floor().ms);
             expectation_.commit_transaction();
         }
+        if (!more)
+            break;
         expectation_.begin_transaction();
         placed_count_ = at_placed_ = 0;
         if (any_placed)

@@ -8,7 +8,7 @@ use OutboxTest;
 use OutboxTest::Ctl;
 
 my $redis = OutboxTest::Redis->new;
-my $node = new_node(redis => $redis);
+my $node = new_node(redis => $redis, conf => "outbox.response_timeout = '60s'\n");
 serve($node, $redis);
 
 my $run = ctl('groups');

@@ -89,6 +89,8 @@ sub follow {
 my $following = follow(qw(-n 1));
 my $one = follow(qw(later -n 0));
 $following->{handle}->pump until $following->{out} =~ /\n/;
+# the other one has nothing to say, and shall have begun as well
+poll_until(sub { (() = $redis->cmd('CLIENT', 'LIST') =~ /^.* cmd=xread /mg) == 2 }, 'both wait for more');
 emit_some($node, 30);
 $node->safe_psql('postgres', "SELECT outbox.emit('later.on', '{}')");
 ok(flush($node), 'more events, and one of a new topic');

@@ -7,7 +7,7 @@ use OutboxTest;
 use OutboxTest::Ctl;
 
 my $redis = OutboxTest::Redis->new;
-my $node = new_node(redis => $redis, conf => "track_commit_timestamp = on\noutbox.max_attempts = 3\n");
+my $node = new_node(redis => $redis, conf => "track_commit_timestamp = on\noutbox.max_attempts = 3\noutbox.response_timeout = '60s'\n");
 serve($node, $redis);
 my $stream = 'outbox:{wallet}';
 
@@ -108,6 +108,8 @@ like(life($gated)->{entry}{reason}, qr/Redis has no such stream/, 'nor is it in 
 # not yet
 
 $node->safe_psql('postgres', 'SELECT outbox.pause()');
+# (the view says so at once, the worker when it knows)
+poll_until(sub { $node->safe_psql('postgres', 'SELECT state FROM outbox.worker_state() WHERE sink_id = 1') eq 'paused' }, 'the sink is paused');
 my $waiting = $node->safe_psql('postgres', q{SELECT outbox.emit('shop.opened', '{}')});
 my $run = ctl('show', $waiting);
 is($run->{status}, 0, 'an event that waits is shown');

@@ -91,7 +91,8 @@ $session->say('COMMIT;');
 # a sink
 
 one(q{SELECT outbox.pause()});
-poll_until(sub { stat_sink($node)->{state} eq 'paused' }, 'the sink is paused');
+# (stat_sink says so at once, the worker when it knows)
+poll_until(sub { one('SELECT state FROM outbox.worker_state() WHERE sink_id = 1') eq 'paused' }, 'the sink is paused');
 one(q{SELECT outbox.create_sink('other', '} . $redis->url(1) . q{')});
 my @unsent;
 my $emit = q{SELECT outbox.emit('bulk.load', jsonb_build_object('fill', repeat(md5(i::text), 40))) FROM generate_series(1, 200) i};

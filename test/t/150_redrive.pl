@@ -86,8 +86,7 @@ is(one(q{SELECT outbox.discard(event_type => 'shop.thing.begun', until => now())
 my @before = ids($redis, 'outbox:{shop}');
 is(one(q{SELECT outbox.redrive(topic => 'shop', sink => 'default')}), 698, 'the others are redriven');
 is(one(q{SELECT outbox.redrive(topic => 'shop', sink => 'default')}), 0, 'once');
-kill_worker($node);
-poll_until(sub { one('SELECT 1') }, 'the server has recovered');
+wait_recovered($node, kill_worker($node));
 crash($node);
 $node->start;
 settle();
@@ -101,7 +100,7 @@ ok_positions($node, $redis, 'outbox.event agrees with Redis');
 $redis->kill9;
 $redis->wipe->start;
 settle();
-poll_until(sub { $redis->published == @before + 699 }, 'all is there again', 30);
+poll_until(sub { $redis->published == @before + 699 }, 'all is there again');
 is_deeply([ ids($redis, 'outbox:{shop}') ], [ @before, @letters[ 2 .. 699 ] ], 'what Redis loses later is healed, in the same order');
 is(verified('default'), 'in order', 'verify() finds it in order');
 
@@ -122,7 +121,10 @@ ok_positions($node, $redis, 'outbox.event agrees with Redis');
 # The database goes back to before they were published; Redis does not.
 
 my @last = let_die('audit', 3);
-one(q{SELECT outbox.pause('default'), outbox.emit('audit.thing.later', '{}')});
+one(q{SELECT outbox.pause('default')});
+# (stat_sink says so at once, the worker when it knows)
+poll_until(sub { one('SELECT state FROM outbox.worker_state() WHERE sink_id = 1') eq 'paused' }, 'the sink is paused');
+one(q{SELECT outbox.emit('audit.thing.later', '{}')});
 one(q{SELECT outbox.redrive(topic => 'audit')});
 $node->stop;
 my $data = $node->data_dir;

@@ -9,7 +9,7 @@ use OutboxTest;
 my $first = OutboxTest::Redis->new(name => 'first');
 my $second = OutboxTest::Redis->new(name => 'second');
 my $third = OutboxTest::Redis->new(name => 'third');
-my $node = new_node(redis => $first, conf => "max_worker_processes = 16\noutbox.max_attempts = 100000\n");
+my $node = new_node(redis => $first, conf => "max_worker_processes = 16\noutbox.max_attempts = 100000\noutbox.response_timeout = '60s'\n");
 
 sub one { my ($sql) = @_; return $node->safe_psql('postgres', $sql) }
 
@@ -60,7 +60,7 @@ sub ok_shaped {
 
 my $load = start_load($node, clients => 2, rate => 200);
 poll_until(sub { $second->published > 100 }, 'what it makes is published');
-kill_worker($node, 'postgres', 'KILL', $shaped_id);
+wait_recovered($node, kill_worker($node, 'postgres', 'KILL', $shaped_id));
 my $before = $second->published;
 poll_until(sub { $second->published > $before + 50 }, 'and more after a crash');
 # one stream is held in the middle of it, and nothing passes what it is held at
@@ -74,7 +74,8 @@ END
 $$;
 SQL
 poll_until(sub { stat_sink($node, 'postgres', 'shaped')->{held_streams} == 1 }, 'it fails for one stream');
-like(stat_sink($node, 'postgres', 'shaped')->{last_error}, qr/^transform app\.public_view: not now$/, 'stat_sink says why');
+# written down first, and then shown
+ok(poll_until(sub { (stat_sink($node, 'postgres', 'shaped')->{last_error} // '') =~ /^transform app\.public_view: not now$/ }, 'it is told'), 'stat_sink says why');
 $before = $second->published;
 poll_until(sub { $second->published > $before + 50 }, 'the others go on');
 one(q{SET ROLE shaper; CREATE OR REPLACE FUNCTION app.public_view(event jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS 'SELECT app.right_view(event)'});
@@ -175,7 +176,7 @@ my $sent = $third->published;
 # one that is dropped, and that is replaced by somebody else's
 
 $node->append_conf('postgresql.conf', "outbox.max_attempts = 100000\n");
-$node->reload;
+$node->restart;    # and not only reloaded: no worker shall still know of two
 my $definition = one(q{SELECT pg_get_functiondef('app.attempt'::regproc)});
 one('DROP FUNCTION app.attempt(jsonb)');
 one(q{SELECT outbox.emit('fine.try.now', '{}')});

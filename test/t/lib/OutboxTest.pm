@@ -25,6 +25,8 @@
 #   wait_for_worker($node, $db, $sink_id)    until there is one; its pid
 #   kill_worker($node, $db, $signal, $sink_id)   KILL unless told otherwise; the pid that it had
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
+#   wait_recovered($node, $pid)    after kill -9 of one process of the server, until it has noticed and restarted itself: before that
+#                              a query may still succeed, and the next one be cut off
 #   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
 #   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
 #   wait_settled($node, $db)   end what the load left prepared, then flush; call it after $load->stop
@@ -82,7 +84,7 @@ use OutboxTest::Redis;
 our @EXPORT = qw(
     new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush wait_settled
     start_load run_load emit_some committed end_prepared
-    check_streams ok_streams poll_until wait_for_streams log_has
+    check_streams ok_streams poll_until wait_for_streams log_has wait_recovered
 );
 
 # servers
@@ -144,6 +146,13 @@ sub kill_worker {
     die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
     kill $signal // 'KILL', $pid;
     return $pid;
+}
+
+sub wait_recovered {
+    my ($node, $pid) = @_;
+    # its entry is in shared memory until that is made anew
+    poll_until(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") eq '0' }, 'the server has recovered');
+    return;
 }
 
 sub postmaster_pid {

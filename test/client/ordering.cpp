@@ -317,7 +317,7 @@ TEST_P(Group, keeps_it_while_processes_come_and_go) {
     redis_server redis;
     referee referee;
     auto options = quick_options(redis);
-    options.claim_idle = 8s;
+    options.claim_idle = 4s; // a quarter of which it takes to find what was handed over
     options.prefetch = 16;
     auto handler = of_random_length(referee, 10);
     auto consumers = some(GetParam(), options, handler);

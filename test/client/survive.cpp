@@ -212,6 +212,7 @@ TEST(TakeOver, a_handler_may_run_for_three_times_claim_idle_and_keeps_its_entry)
     redis_server redis;
     auto options = quick_options(redis);
     options.claim_idle = 3s; // of which the machine may stand still for a part
+    options.concurrency = 6; // one of them may get all
     options.idempotency = idempotency::none; // which would hide it
     options.ordering = ordering::none;
     notes handled;

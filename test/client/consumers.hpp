@@ -27,17 +27,18 @@ namespace outbox::test {
 
 using namespace std::chrono_literals;
 
-// Options that notice quickly what takes its time in a service.
+// Options that notice quickly what takes its time in a service. But for leases and timeouts, which would be over as well when
+// the machine stands still for a moment: a test that is about them has shorter ones of its own.
 inline consumer_options quick_options(const redis_server &redis, std::string group = "billing") {
     consumer_options options;
     options.redis_url = redis.url();
     options.group = std::move(group);
-    options.claim_idle = 600ms;
+    options.claim_idle = 30s;
     options.block = 50ms;
     options.retry = {.max_attempts = 3, .initial = 10ms, .max = 50ms, .multiplier = 2, .jitter = 0.1};
     options.reconnect_min = 20ms;
     options.reconnect_max = 200ms;
-    options.response_timeout = 2s;
+    options.response_timeout = options.connect_timeout = 30s;
     options.handle_signals = false;
     return options;
 }
@@ -175,6 +176,23 @@ class running_consumer {
 inline long long pending(redis_server &redis, const std::string &stream, const std::string &group) {
     redis_reply reply = redis.command({"XPENDING", stream, group});
     return reply->type == REDIS_REPLY_ARRAY ? reply->element[0]->integer : -1;
+}
+
+// Whether the group has been given the whole stream, and has acknowledged it. In this order: while something is yet to be
+// read, nothing may be pending either.
+inline bool is_through(redis_server &redis, const std::string &stream, const std::string &group) {
+    auto field = [](const redisReply &map, std::string_view name) -> std::string {
+        for (std::size_t i = 0; i + 1 < map.elements; i += 2)
+            if (map.element[i]->str == name && map.element[i + 1]->str != nullptr)
+                return map.element[i + 1]->str;
+        return {};
+    };
+    redis_reply about = redis.command({"XINFO", "STREAM", stream}), groups = redis.command({"XINFO", "GROUPS", stream});
+    for (std::size_t i = 0; groups->type == REDIS_REPLY_ARRAY && i < groups->elements; ++i)
+        if (field(*groups->element[i], "name") == group)
+            return field(*groups->element[i], "last-delivered-id") == field(*about, "last-generated-id") &&
+                   pending(redis, stream, group) == 0;
+    return false;
 }
 
 // The names of the group's consumers on the stream.

@@ -214,7 +214,7 @@ TEST_F(Inbox, SavepointsAreTheHandlersOwnBusiness) {
 TEST_F(Inbox, AConnectionThatBreaksInTheHandlerLeavesNothing) {
     auto terminate = [&](transaction &tx) {
         effect(tx);
-        session_.sql("SELECT pg_terminate_backend(" + std::to_string(PQbackendPID(tx.connection())) + ", 10000)");
+        session_.sql("SELECT pg_terminate_backend(" + std::to_string(PQbackendPID(tx.connection())) + ", 60000)");
     };
     EXPECT_THROW(run(terminate), connection_error) << "noticed by COMMIT";
     EXPECT_THROW(run([&](transaction &tx) {
@@ -277,7 +277,7 @@ TEST_F(Inbox, ACommitThatIsNeverConfirmedIsFoundByTheRedelivery) {
 TEST_F(Inbox, AConnectionThatBrokeBetweenEventsIsNoTrouble) {
     int backend = 0;
     connection_.run("mail", one_event, [&](transaction &tx) { backend = PQbackendPID(tx.connection()); });
-    session_.sql("SELECT pg_terminate_backend(" + std::to_string(backend) + ", 10000)");
+    session_.sql("SELECT pg_terminate_backend(" + std::to_string(backend) + ", 60000)");
     EXPECT_EQ(run(effect), result::handled);
     EXPECT_EQ(effects() + ids(), "12");
 }
@@ -411,7 +411,7 @@ TEST(InboxConninfo, AServerThatSaysNothingIsNotWaitedForWithoutEnd) {
     EXPECT_THROW(inbox_connection("connect_timeout=2 host=" + directory).connection(), connection_error);
     auto took = std::chrono::steady_clock::now() - begin;
     EXPECT_GE(took, std::chrono::seconds(5)) << "5 s by default, and 2";
-    EXPECT_LT(took, std::chrono::seconds(20));
+    EXPECT_LT(took, std::chrono::seconds(60));
     close(listener);
     std::filesystem::remove_all(directory);
 }

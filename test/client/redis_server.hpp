@@ -9,6 +9,7 @@
 #include <fstream>
 #include <initializer_list>
 #include <memory>
+#include <random>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -40,7 +41,8 @@ class redis_server {
     // What it is started as.
     enum class role { server, sentinel };
 
-    // Lines of redis.conf. Nothing is persisted, unless they say so ("appendonly yes", "appendfsync always").
+    // Lines of redis.conf. Nothing is persisted, unless they say so ("appendonly yes", "appendfsync always"). "PORT" in them
+    // stands for another port, see more_port().
     explicit redis_server(std::vector<std::string> configuration = {}, role role = role::server)
         : configuration_(std::move(configuration)), role_(role) {
         auto name = (std::filesystem::temp_directory_path() / "outbox-redis-XXXXXX").string();
@@ -64,6 +66,7 @@ class redis_server {
     std::string socket_path() const { return directory_ + "/redis.sock"; }
     const std::string &directory() const noexcept { return directory_; }
     int port() const noexcept { return port_; }
+    int more_port() const noexcept { return more_port_; }
     pid_t pid() const noexcept { return pid_; }
 
     void kill9() {
@@ -88,8 +91,10 @@ class redis_server {
     // After kill9(); returns once the server answers.
     void start() {
         for (int attempt = 0;; ++attempt) {
-            if (port_ == 0)
+            if (port_ == 0) {
                 port_ = free_port();
+                more_port_ = free_port();
+            }
             launch();
             if (answers())
                 return;
@@ -136,21 +141,26 @@ class redis_server {
         return command(std::vector<std::string>{std::string(name), text(words)...});
     }
 
+  private:
+    // None of those that the kernel gives to whoever does not care: somebody's connection would have it when the server is
+    // started there, or again.
     static int free_port() {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        auto *generic = reinterpret_cast<sockaddr *>(&address);
-        bool bound = bind(fd, generic, size) == 0 && getsockname(fd, generic, &size) == 0;
-        close(fd);
-        if (!bound)
-            throw std::runtime_error("no free port");
-        return ntohs(address.sin_port);
+        static std::minstd_rand random(std::random_device{}());
+        for (int attempt = 0; attempt < 1000; ++attempt) {
+            int port = std::uniform_int_distribution<int>(16'000, 31'999)(random);
+            int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+            sockaddr_in address{};
+            address.sin_family = AF_INET;
+            address.sin_port = htons(static_cast<std::uint16_t>(port));
+            address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+            bool bound = bind(fd, reinterpret_cast<sockaddr *>(&address), sizeof address) == 0;
+            close(fd);
+            if (bound)
+                return port;
+        }
+        throw std::runtime_error("no free port");
     }
 
-  private:
     using connection = std::unique_ptr<redisContext, free_redis>;
 
     static std::string text(std::string_view word) { return std::string(word); }
@@ -174,8 +184,11 @@ class redis_server {
             file << "bind 127.0.0.1\nport " << port_ << "\nunixsocket " << socket_path()
                  << "\ndir " << directory_ << "\nlogfile " << directory_
                  << "/log\nsave \"\"\nappendonly no\ndaemonize no\n";
-            for (const auto &line : configuration_)
+            for (std::string line : configuration_) {
+                if (auto at = line.find("PORT"); at != line.npos)
+                    line.replace(at, 4, std::to_string(more_port_));
                 file << line << "\n";
+            }
         }
         auto file = directory_ + "/redis.conf";
         pid_t parent = getpid();
@@ -221,7 +234,7 @@ class redis_server {
     std::vector<std::string> configuration_;
     role role_;
     std::string directory_;
-    int port_ = 0;
+    int port_ = 0, more_port_ = 0;
     pid_t pid_ = 0;
     bool started_ = false;
     connection connection_;

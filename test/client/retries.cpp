@@ -142,13 +142,13 @@ TEST_P(Attempts, end_at_once_where_the_handler_rejects_the_event) {
 }
 
 TEST_P(Attempts, come_when_the_handler_says_and_count_all_the_same) {
-    options_.retry = {.max_attempts = 4, .initial = 10'000ms, .max = 10'000ms};
+    options_.retry = {.max_attempts = 4, .initial = 1h, .max = 1h};
     calls called;
     start([&](const event &event) {
         called.take(event);
         throw retry_after(event.attempt() == 2 ? 150ms : event.attempt() == 3 ? -5ms : 0ms, "later");
     });
-    ASSERT_TRUE(eventually([&] { return count_dead_letters(redis_) == 1 && is_finished(); }, 9s));
+    ASSERT_TRUE(eventually([&] { return count_dead_letters(redis_) == 1 && is_finished(); }));
     EXPECT_EQ(called.attempts(), (std::vector<int>{1, 2, 3, 4}));
     EXPECT_GE(called.pauses()[1], 150ms);
     EXPECT_EQ(letters(redis_).at(0).error, "later");
@@ -158,18 +158,19 @@ TEST_P(Attempts, of_one_event_hold_back_its_aggregate_alone) {
     append(redis_, {.id = event_id(2), .aggregate_id = "a"});
     append(redis_, {.id = event_id(3), .aggregate_id = "b"});
     append(redis_, {.id = event_id(4)});
-    options_.retry = {.max_attempts = 3, .initial = 100ms, .max = 100ms};
+    options_.retry = {.max_attempts = 1'000'000, .initial = 10ms, .max = 10ms};
     notes handled;
     start([&](const event &event) {
         handled.take(std::string(event.id().substr(35)));
-        if (event.id() == event_id(1) && event.attempt() < 3)
+        bool others_are_held_back = handled.count("3") == 0 || handled.count("4") == 0;
+        if (event.id() == event_id(1) && (event.attempt() < 3 || others_are_held_back))
             throw std::runtime_error("not yet");
     });
     ASSERT_TRUE(eventually([&] { return handled.count("2") == 1 && is_finished(); }));
     std::vector<std::string> all = handled.all();
-    ASSERT_EQ(all.size(), 6u);
-    EXPECT_EQ(all[4], "1");
-    EXPECT_EQ(all[5], "2") << "behind the third attempt of 1";
+    EXPECT_GE(handled.count("1"), 3u);
+    EXPECT_EQ(all.back(), "2") << "behind the last attempt of 1";
+    EXPECT_EQ(handled.count("3") + handled.count("4"), 2u);
 }
 
 TEST_P(Attempts, are_counted_across_consumers_that_stop) {
@@ -217,9 +218,18 @@ TEST(Backoff, of_many_events_stays_within_the_jitter_and_is_not_the_same_for_all
         ASSERT_EQ(both.size(), 2u);
         pauses.push_back(both[1] - both[0]);
     }
-    auto [least, most] = std::minmax_element(pauses.begin(), pauses.end());
-    EXPECT_GE(*least, 100ms);
-    EXPECT_GE(*most - *least, 50ms) << "they would all come back at the same time";
+    EXPECT_GE(*std::min_element(pauses.begin(), pauses.end()), 100ms);
+    // what was meant, and not what became of it while the machine had something else to do
+    std::vector<int> delays;
+    const std::string words = ", again in ";
+    for (const std::string &line : consumer.log().all())
+        if (auto at = line.find(words); at != line.npos)
+            delays.push_back(std::stoi(line.substr(at + words.size())));
+    ASSERT_EQ(delays.size(), 30u);
+    auto [least, most] = std::minmax_element(delays.begin(), delays.end());
+    EXPECT_GE(*least, 100);
+    EXPECT_LE(*most, 300);
+    EXPECT_GE(*most - *least, 50) << "they would all come back at the same time";
 }
 
 // The attempts of an event in one process after the other, each killed with the event in its hands.
@@ -230,7 +240,7 @@ TEST(Budget, is_one_for_all_processes_whether_they_fail_or_die) {
     append_event(redis, 1, "a", R"("do": "throw")");
     append_event(redis, 2, "b", R"("do": "exit")");
     append_event(redis, 3, "a");
-    service service(redis, journal, {"max_attempts=4", "claim_idle=500", "initial=1"}, 2);
+    service service(redis, journal, {"max_attempts=4", "claim_idle=8000", "initial=1"}, 2);
     ASSERT_TRUE(eventually([&] {
         service.keep();
         return journal.count("end", 3) > 0 && pending(redis, stream, "billing") == 0;

@@ -2,6 +2,7 @@
 // cause is gone; what is wrong with one key stops nobody who does not need it.
 #include <ctime>
 #include <fstream>
+#include <future>
 #include <set>
 
 #include <arpa/inet.h>
@@ -36,21 +37,8 @@ static long long commands(redis_server &redis) {
     return std::stoll(stats.substr(stats.find(name) + name.size()));
 }
 
-// A node of a cluster, with a port for the others that it can have: by itself it takes one that may be too high.
-struct cluster_node {
-    int bus = [] {
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        socklen_t size = sizeof address;
-        auto *generic = reinterpret_cast<sockaddr *>(&address);
-        bool bound = bind(fd, generic, size) == 0 && getsockname(fd, generic, &size) == 0;
-        close(fd);
-        return bound ? ntohs(address.sin_port) : 0;
-    }();
-    std::vector<std::string> configuration{"cluster-enabled yes", "cluster-node-timeout 500", "cluster-port " + std::to_string(bus)};
-};
+// A node of a cluster, with a port for the others that it can have: by itself it takes one that may be somebody else's.
+static const std::vector<std::string> cluster_node{"cluster-enabled yes", "cluster-node-timeout 500", "cluster-port PORT"};
 
 // Outages: the whole server is of no use. Each is met by a consumer that starts, and by one that is at work.
 class Outage : public ::testing::Test {
@@ -60,7 +48,6 @@ class Outage : public ::testing::Test {
         options.reconnect_min = 50ms;
         options.reconnect_max = 500ms;
         options.response_timeout = options.connect_timeout = 1s;
-        options.claim_idle = 5s;
         return options;
     }
 
@@ -74,12 +61,18 @@ class Outage : public ::testing::Test {
         auto lines = consumer.log().count();
         auto before = commands(redis);
         auto cpu = cpu_seconds();
-        auto until = std::chrono::steady_clock::now() + 500ms;
-        ASSERT_TRUE(eventually([&] { return std::chrono::steady_clock::now() > until; }));
-        EXPECT_LE(consumer.log().count() - lines, 10u) << ::testing::PrintToString(consumer.log().all());
-        EXPECT_LE(cpu_seconds() - cpu, 0.25);
-        if (auto after = commands(redis); before > 0 && after > 0) {
-            EXPECT_LE(after - before, 150);
+        auto begun = std::chrono::steady_clock::now();
+        ASSERT_TRUE(eventually([&] { return std::chrono::steady_clock::now() - begun > 500ms; }));
+        lines = consumer.log().count() - lines;
+        cpu = cpu_seconds() - cpu;
+        auto after = commands(redis);
+        // of which it may have become more, on a machine that had something else to do
+        std::chrono::duration<double> took = std::chrono::steady_clock::now() - begun;
+        const double halves = took.count() / 0.5;
+        EXPECT_LE(static_cast<double>(lines), 10 * halves) << ::testing::PrintToString(consumer.log().all());
+        EXPECT_LE(cpu, 0.25 * halves);
+        if (before > 0 && after > 0) {
+            EXPECT_LE(static_cast<double>(after - before), 150 * halves);
         }
     }
 
@@ -262,7 +255,7 @@ TEST_F(Outage, a_script_that_runs_for_ever_is_waited_for) {
 }
 
 TEST_F(Outage, a_cluster_that_is_down_is_waited_for) {
-    redis_server redis(cluster_node().configuration);
+    redis_server redis(cluster_node);
     auto serves = [&redis] {
         redis.command({"CLUSTER", "ADDSLOTSRANGE", "0", "16383"});
         ASSERT_TRUE(eventually([&] {
@@ -338,7 +331,8 @@ TEST_F(Password, is_read_anew_and_never_logged) {
 }
 
 TEST_F(Outage, a_server_that_is_loading_is_waited_for) {
-    std::vector<std::string> slow{"key-load-delay 2000", "loading-process-events-interval-bytes 1024"};
+    // until it is told to be quick
+    std::vector<std::string> slow{"key-load-delay 20000", "loading-process-events-interval-bytes 1024"};
     redis_server redis(slow);
     notes handled;
     gate hold;
@@ -356,9 +350,17 @@ TEST_F(Outage, a_server_that_is_loading_is_waited_for) {
     ASSERT_STREQ(saved->str, "OK");
     hold.open();
     auto before = std::chrono::steady_clock::now();
+    auto noticed = std::async(std::launch::async, [&] {
+        EXPECT_TRUE(eventually([&] { return consumer.log().contain("LOADING"); }));
+        EXPECT_TRUE(eventually([&] {
+            std::unique_ptr<redisContext, free_redis> connection(redisConnectUnix(redis.socket_path().c_str()));
+            redis_reply reply(static_cast<redisReply *>(redisCommand(connection.get(), "CONFIG SET key-load-delay 0")));
+            return reply != nullptr && reply->type == REDIS_REPLY_STATUS;
+        }));
+    });
     redis.restart(); // returns when it is through
+    noticed.get();
     std::chrono::duration<double> took = std::chrono::steady_clock::now() - before;
-    EXPECT_TRUE(consumer.log().contain("LOADING"));
     EXPECT_LE(static_cast<double>(consumer.log().count()), 5 + 10 * took.count());
     ASSERT_TRUE(eventually([&] { return distinct(handled).size() == 10 && pending(redis, wallets, "billing") == 0; }));
     expect_no_harm(redis, consumer, handled, 10);
@@ -366,8 +368,7 @@ TEST_F(Outage, a_server_that_is_loading_is_waited_for) {
 
 // Not supported, but no reason to spin or to lose anything.
 TEST_F(Outage, streams_that_are_on_another_node_are_waited_for) {
-    cluster_node one, two;
-    redis_server redis(one.configuration), other(two.configuration);
+    redis_server redis(cluster_node), other(cluster_node);
     auto id = [](redis_server &node) {
         redis_reply reply = node.command({"CLUSTER", "MYID"});
         return std::string(reply->str, reply->len);
@@ -376,7 +377,7 @@ TEST_F(Outage, streams_that_are_on_another_node_are_waited_for) {
     long long at = slot->integer;
     redis.command("CLUSTER", "ADDSLOTSRANGE", 0, at - 1, at + 1, 16383);
     other.command("CLUSTER", "ADDSLOTS", at);
-    redis.command("CLUSTER", "MEET", "127.0.0.1", other.port(), two.bus);
+    redis.command("CLUSTER", "MEET", "127.0.0.1", other.port(), other.more_port());
     ASSERT_TRUE(eventually([&] {
         redis_reply reply = redis.command({"XLEN", wallets});
         return reply->type == REDIS_REPLY_ERROR && std::string_view(reply->str).starts_with("MOVED");
@@ -400,7 +401,7 @@ TEST_F(Outage, streams_that_are_on_another_node_are_waited_for) {
 }
 
 TEST_F(Outage, topics_on_several_slots_of_a_cluster_are_refused_without_spinning) {
-    redis_server redis(cluster_node().configuration);
+    redis_server redis(cluster_node);
     redis.command({"CLUSTER", "ADDSLOTSRANGE", "0", "16383"});
     ASSERT_TRUE(eventually([&] {
         redis_reply reply = redis.command({"XLEN", wallets});
@@ -536,7 +537,7 @@ TEST_F(BrokenKey, dead_letters_that_are_no_stream_keep_what_is_to_die_and_nothin
     EXPECT_EQ(letters[0].error, "never");
     EXPECT_EQ(letters[0].attempts, 1);
     EXPECT_EQ(handled.count(), 10u);
-    EXPECT_EQ(consumer->stats().dead_lettered, 1u);
+    EXPECT_TRUE(eventually([&] { return consumer->stats().dead_lettered == 1; })); // the answer may be on its way
 }
 
 TEST_F(BrokenKey, attempts_that_cannot_be_written_down_are_not_made_until_they_can) {
@@ -553,7 +554,7 @@ TEST_F(BrokenKey, attempts_that_cannot_be_written_down_are_not_made_until_they_c
     append_to("order", 2);
     ASSERT_TRUE(eventually([&] { return handled.count("2 in attempt 2") == 1 && done(orders); }));
     ASSERT_TRUE(eventually([&] { return consumer.log().contain("WRONGTYPE"); }));
-    EXPECT_EQ(handled.count("1 in attempt 1"), 1u);
+    EXPECT_TRUE(eventually([&] { return handled.count("1 in attempt 1") == 1; }));
     EXPECT_EQ(handled.count("1 in attempt 2"), 0u);
     mend(attempts);
     ASSERT_TRUE(eventually([&] { return handled.count("1 in attempt 2") == 1 && done(wallets); }));
@@ -567,7 +568,7 @@ TEST_F(BrokenKey, a_mark_that_is_none_keeps_its_own_event_and_no_other) {
     for (std::uint64_t n = 1; n <= 10; ++n)
         append_to("wallet", n);
     running_consumer consumer(options(), handler());
-    ASSERT_TRUE(eventually([&] { return handled.count() == 9 && pending(redis, wallets, "billing") == 1; }, 5s));
+    ASSERT_TRUE(eventually([&] { return handled.count() == 9 && pending(redis, wallets, "billing") == 1; }));
     EXPECT_EQ(handled.count("wallet 5"), 0u);
     EXPECT_TRUE(consumer.log().contain("WRONGTYPE"));
     mend(mark);
@@ -614,8 +615,8 @@ TEST_F(BrokenKey, a_user_who_may_do_only_what_is_needed_is_enough) {
         append_to("wallet", n);
     redis.command({"XGROUP", "CREATE", wallets, "billing", "0", "MKSTREAM"});
     ASSERT_TRUE(eventually([&] { return handled.count() == 11 && done(wallets); }));
-    EXPECT_EQ(consumer->stats().dead_lettered, 1u);
     EXPECT_TRUE(consumer.stop());
+    EXPECT_EQ(consumer->stats().dead_lettered, 1u);
     EXPECT_TRUE(names(redis, wallets, "billing").empty());
     for (const auto &line : consumer.log().all())
         EXPECT_EQ(line.find("NOPERM"), line.npos) << line;

@@ -191,11 +191,12 @@ TEST(TakeOver, entries_of_a_dead_consumer_are_handled_by_another_after_claim_idl
     auto read = std::chrono::steady_clock::now();
     read_and_die(redis, "dead", 5);
     auto options = quick_options(redis);
+    options.claim_idle = 600ms;
     notes handled;
     std::atomic<bool> early = false;
     running_consumer consumer(options, [&](class consumer &to) {
         to.on("wallet.created", [&](const event &event) {
-            early = early || std::chrono::steady_clock::now() - read < options.claim_idle;
+            early = early || std::chrono::steady_clock::now() - read < options.claim_idle - 5ms; // Redis counts whole ones
             handled.take(number(event) + " in attempt " + std::to_string(event.attempt()));
         });
     });
@@ -210,6 +211,8 @@ TEST(TakeOver, entries_of_a_dead_consumer_are_handled_by_another_after_claim_idl
 TEST(TakeOver, a_handler_may_run_for_three_times_claim_idle_and_keeps_its_entry) {
     redis_server redis;
     auto options = quick_options(redis);
+    options.claim_idle = 3s; // of which the machine may stand still for a part
+    options.concurrency = 6; // one of them may get all
     options.idempotency = idempotency::none; // which would hide it
     options.ordering = ordering::none;
     notes handled;
@@ -234,6 +237,7 @@ TEST(TakeOver, what_waits_for_a_slow_handler_is_kept_as_well) {
     redis_server redis;
     append_many(redis, 1, 20, 0);
     auto options = quick_options(redis);
+    options.claim_idle = 3s; // of which the machine may stand still for a part
     options.idempotency = idempotency::none;
     options.concurrency = 1;
     gate hold;
@@ -297,7 +301,7 @@ TEST(TakeOver, another_that_runs_already_notices_what_was_handed_over_long_befor
     redis_server redis;
     append_many(redis, 1, 10, 0);
     auto options = quick_options(redis);
-    options.claim_idle = 8s;
+    options.claim_idle = 16s;
     options.concurrency = 1;
     options.shutdown_timeout = 0ms;
     gate hold;
@@ -310,9 +314,8 @@ TEST(TakeOver, another_that_runs_already_notices_what_was_handed_over_long_befor
     ASSERT_TRUE(eventually([&] { return staying->stats().connected; }));
     auto left = std::chrono::steady_clock::now();
     EXPECT_FALSE(leaving.stop()); // one still runs: that one is nobody else's before its lease is over
-    ASSERT_TRUE(eventually([&] { return handled.count() == 9; }));
+    ASSERT_TRUE(eventually([&] { return handled.count() == 9 && pending(redis, wallets, "billing") == 1; }));
     EXPECT_LT(std::chrono::steady_clock::now() - left, options.claim_idle * 3 / 4);
-    EXPECT_EQ(pending(redis, wallets, "billing"), 1);
     hold.open();
 }
 
@@ -461,7 +464,7 @@ TEST(Reconnect, connections_that_are_killed_again_and_again_cost_nothing) {
 TEST(Reconnect, a_server_that_is_stopped_for_longer_than_the_response_timeout_and_goes_on_has_everything_handled_once) {
     redis_server redis;
     auto options = quick_options(redis);
-    options.response_timeout = options.connect_timeout = 150ms;
+    options.response_timeout = options.connect_timeout = 700ms;
     options.claim_idle = 30s;
     notes handled;
     running_consumer consumer(options, [&](class consumer &to) {
@@ -508,7 +511,7 @@ class Proxied : public ::testing::Test {
     consumer_options options() {
         auto options = quick_options(redis);
         options.redis_url = network.url();
-        options.response_timeout = options.connect_timeout = 200ms;
+        options.response_timeout = options.connect_timeout = 700ms;
         options.claim_idle = 30s;
         return options;
     }
@@ -617,9 +620,9 @@ TEST_F(Proxied, a_server_that_closes_every_connection_is_tried_again_less_and_le
     network.be(proxy::manner::refuse);
     auto options = this->options();
     options.reconnect_max = 5s;
-    running_consumer consumer(options, handler());
     // 20, 40, 80, … ms, each at least half of it: the tenth of the eight doublings would come after 5 s
     auto start = std::chrono::steady_clock::now();
+    running_consumer consumer(options, handler());
     ASSERT_TRUE(eventually([&] { return network.accepted() >= 2 * 7; }));
     EXPECT_GE(std::chrono::steady_clock::now() - start, 500ms);
     EXPECT_LE(consumer.log().count(), 3u) << ::testing::PrintToString(consumer.log().all());
@@ -646,6 +649,7 @@ TEST_F(Proxied, a_consumer_that_was_cut_off_leaves_to_others_what_they_took_over
     network.be(proxy::manner::refuse);
     network.cut();
     auto direct = quick_options(redis);
+    direct.claim_idle = 600ms;
     running_consumer other(direct, [&](class consumer &to) {
         to.on("wallet.created", [&](const event &event) { by_other.take(number(event)); });
     });

@@ -19,9 +19,9 @@ class certificates {
 
     std::string path(const std::string &name) const { return directory_ + "/" + name; }
 
-    // Lines of redis.conf: TLS with this certificate at this port.
-    std::vector<std::string> configuration(const std::string &name, int port, std::vector<std::string> more = {}) const {
-        std::vector<std::string> lines{"tls-port " + std::to_string(port), "tls-cert-file " + path(name + ".crt"),
+    // Lines of redis.conf: TLS with this certificate, at a port of its own.
+    std::vector<std::string> configuration(const std::string &name, std::vector<std::string> more = {}) const {
+        std::vector<std::string> lines{"tls-port PORT", "tls-cert-file " + path(name + ".crt"),
                                        "tls-key-file " + path(name + ".key"), "tls-ca-cert-file " + path("ca.crt"),
                                        "tls-auth-clients no", "bind 127.0.0.1 -::1"};
         lines.insert(lines.end(), more.begin(), more.end());
@@ -81,7 +81,7 @@ const std::string secret = "s3cret";
 // A server by TLS that wants a password. What it was told is known by its unix socket.
 struct tls_server {
     explicit tls_server(const std::string &certificate = "server", std::vector<std::string> more = {})
-        : redis(certificates::instance().configuration(certificate, port, std::move(more))) {
+        : redis(certificates::instance().configuration(certificate, std::move(more))) {
         redis.command({"CONFIG", "SET", "requirepass", secret});
         redis.command("AUTH", secret);
         redis.command("CONFIG", "RESETSTAT");
@@ -99,8 +99,8 @@ struct tls_server {
         return all.find("cmdstat_client") == all.npos && all.find("cmdstat_xread") == all.npos && all.find("cmdstat_ping") == all.npos;
     }
 
-    int port = redis_server::free_port();
     redis_server redis;
+    int port = redis.more_port();
 };
 
 consumer_options options_for(const tls_server &server, const std::string &url) {
@@ -259,7 +259,7 @@ struct sentinel_set {
         must([this] { return says(second, {"INFO", "replication"}, "master_link_status:up"); });
         sentinel = std::make_unique<redis_server>(
             std::vector<std::string>{"sentinel monitor wallets 127.0.0.1 " + std::to_string(first.port()) + " 1",
-                                     "sentinel down-after-milliseconds wallets 1000", "sentinel failover-timeout wallets 5000"},
+                                     "sentinel down-after-milliseconds wallets 5000", "sentinel failover-timeout wallets 5000"},
             redis_server::role::sentinel);
         must([this] { return says(*sentinel, {"INFO", "sentinel"}, "slaves=1"); });
     }
@@ -275,7 +275,7 @@ struct sentinel_set {
                 } catch (const std::runtime_error &) {
                     return false; // connections are cut by a failover
                 }
-            }))
+            }, 90s)) // after a jump of the clock a sentinel does nothing for 30 s
             throw std::runtime_error("the sentinel does not do its work");
     }
 

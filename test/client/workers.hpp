@@ -141,27 +141,54 @@ class worker {
     bool ended_ = false;
 };
 
-// Workers that are started again when they have died, as a service manager does.
+// What the process that has ended had in its hands may be taken over by now, as if its leases had run out: so those who live
+// may have leases that do not, even if the machine stands still for a moment.
+inline void end_leases(redis_server &redis, pid_t pid, const std::string &group) {
+    for (const std::string &key : {std::string("outbox:{wallet}"), "outbox:{wallet}:redrive:" + group})
+        redis.command({"EVAL", R"(
+            if redis.call('EXISTS', KEYS[1]) == 0 then
+                return
+            end
+            local known, all = pcall(redis.call, 'XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+            for _, one in ipairs(known and not all.err and all or {}) do
+                if string.find(one[2], ARGV[2], 1, true) then
+                    for _, row in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 100000, one[2])) do
+                        redis.call('XCLAIM', KEYS[1], ARGV[1], one[2], 0, row[1], 'IDLE', 3600000, 'JUSTID')
+                    end
+                end
+            end)",
+                       "1", key, group, "-" + std::to_string(pid) + "-"});
+}
+
+// Workers that are started again when they have died, as a service manager does. What those had that died is free by then.
 class service {
   public:
-    service(const redis_server &redis, const journal &journal, std::vector<std::string> words, std::size_t processes = 1)
+    service(redis_server &redis, const journal &journal, std::vector<std::string> words, std::size_t processes = 1)
         : redis_(redis), journal_(journal), words_(std::move(words)), workers_(processes) {
+        for (const std::string &word : words_)
+            if (word.starts_with("group="))
+                group_ = word.substr(6);
         keep();
     }
 
     // Starts those that are not there. To be called again and again, by the thread that made it.
     void keep() {
-        for (auto &one : workers_)
-            if (one == nullptr || one->has_ended())
-                one = std::make_unique<worker>(redis_, journal_, words_);
+        for (auto &one : workers_) {
+            if (one != nullptr && !one->has_ended())
+                continue;
+            if (one != nullptr)
+                end_leases(redis_, one->pid(), group_);
+            one = std::make_unique<worker>(redis_, journal_, words_);
+        }
     }
 
     worker &operator[](std::size_t which) { return *workers_[which]; }
 
   private:
-    const redis_server &redis_;
+    redis_server &redis_;
     const journal &journal_;
     std::vector<std::string> words_;
+    std::string group_ = "billing";
     std::vector<std::unique_ptr<worker>> workers_;
 };
 

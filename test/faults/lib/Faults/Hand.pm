@@ -193,7 +193,7 @@ sub spoil_stream {
     return;
 }
 
-# One of the services, stopped while it has entries in hand, or nothing if none can be caught so.
+# One of the services, stopped while it has entries in hand and a handler at work, or nothing if none can be caught so.
 sub catch_one {
     my ($self, $many, @services) = @_;
     for (1 .. 10) {
@@ -201,11 +201,25 @@ sub catch_one {
         sleep rand 0.06;
         for my $service (@services) {
             kill 'STOP', $service->{pid};
-            return $service if $self->pending_of(@$service{qw(pid group)});
+            return $service if $self->pending_of(@$service{qw(pid group)}) && $self->is_handling($service);
             kill 'CONT', $service->{pid};
         }
     }
     return;
+}
+
+# Whether a handler of that process, which stands still, has begun and not ended.
+sub is_handling {
+    my ($self, $service) = @_;
+    open my $journal, '<', "$self->{dir}/journal.$service->{group}" or return 0;
+    my %running;
+    while (my $line = readline $journal) {
+        my (undef, $what, $event_id, undef, undef, $pid) = split ' ', $line;
+        next unless defined $pid && $pid == $service->{pid} && $what ne 'stalled';
+        if ($what eq 'start') { $running{$event_id} = 1 }
+        else { delete $running{$event_id} }
+    }
+    return scalar keys %running;
 }
 
 # how many entries of its own a consumer had not acknowledged, of all streams

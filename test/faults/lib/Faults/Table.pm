@@ -383,8 +383,9 @@ my @faults = (
         inject => sub {
             my ($round) = @_;
             my @services = $round->services;
-            my $service = $services[ rand @services ];
-            my $caught = $round->catch_one(300, $service);
+            push @services, splice @services, 0, rand @services;
+            my $caught = $round->catch_one(300, @services);
+            my $service = $caught // $services[0];
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is killed");
             kill 'KILL', $service->{pid};
             $round->hit($caught);
@@ -430,9 +431,10 @@ my @faults = (
         inject => sub {
             my ($round) = @_;
             my @services = $round->services;
-            my $service = $services[ rand @services ];
+            push @services, splice @services, 0, rand @services;
             # with something in hand, or there is nothing to go on with
-            my $caught = $round->catch_one(150, $service);
+            my $caught = $round->catch_one(150, @services);
+            my $service = $caught // $services[0];
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is stopped");
             kill 'STOP', $service->{pid};
             $round->hit($caught);

@@ -54,6 +54,10 @@ sub found {
 sub without { my ($list, $i) = @_; return [ grep { $_->{event_id} ne "event$i" } @$list ] }
 # in the streams, and as it was read
 sub entry { my ($round, $i) = @_; return grep { $_->{event_id} eq "event$i" } @{ $round->{entries} }, @{ $round->{tap} } }
+sub start_of {
+    my ($round, $i) = @_;
+    return (grep { "$_->{event_id} $_->{what}" eq "event$i start" } @{ $round->{journals}{redis} })[0];
+}
 sub another { my ($round, $i, %change) = @_; return { %{ (entry($round, $i))[0] }, ns => 900, %change } }
 
 my $good = verdict();
@@ -99,7 +103,7 @@ is(found(sub { push @{ $_->{effects} }, { event_id => 'event5', consumer => 'oth
 is(found(sub { $_->{journals}{redis} = without($_->{journals}{redis}, 5) }), 'failed unhandled=1', 'an event that was not handled');
 is(found(sub {
     $_->{journals}{redis} = [ grep { "$_->{event_id} $_->{what}" ne 'event5 end' } @{ $_->{journals}{redis} } ];
-    $_->{deaths}{8} = 60;
+    $_->{deaths}{8} = [ 60, 60 ];
 }), 'failed unhandled=1', 'one whose handler never came to its end');
 my $again = sub {
     push @{ $_->{journals}{redis} }, map { { %{ $_->[0] }, ns => $_->[0]{ns} + 500 } } map { [$_] }
@@ -120,8 +124,22 @@ my $unfinished = sub {
         $_->{event_id} ne 'event5' ? $_ : $_->{what} eq 'start' ? ($_, { %$_, ns => 70, pid => 9 }) : { %$_, ns => 71, pid => 9 }
     } @{ $_->{journals}{redis} } ];
 };
-is(found(sub { $unfinished->(); $_->{deaths}{8} = 69 }), 'passed', 'a handler that was killed is over');
-is(found(sub { $unfinished->(); $_->{deaths}{8} = 75 }), 'failed overlap=1', 'and goes on until then');
+is(found(sub { $unfinished->(); $_->{deaths}{8} = [ 65, 69 ] }), 'passed', 'a handler that was killed is over');
+is(found(sub { $unfinished->(); $_->{deaths}{8} = [ 69, 75 ] }), 'passed', 'also when it was found dead later');
+is(found(sub { $unfinished->(); $_->{deaths}{8} = [ 71, 75 ] }), 'failed overlap=1', 'and goes on until then');
+my $failing = sub { my ($ns) = @_; push @{ $_->{journals}{redis} }, { %{ start_of($_, 5) }, ns => $ns, what => 'failed' } };
+is(found(sub { $unfinished->(); $failing->(60) }), 'passed', 'a handler that failed is over');
+is(found(sub { $unfinished->(); $failing->(72) }), 'failed overlap=1', 'and not before');
+my $stalled = sub {
+    my ($ns, $pid) = @_;
+    push @{ $_->{journals}{redis} },
+        { ns => $ns, what => 'stalled', event_id => '-', aggregate => '-', version => 5, pid => $pid, attempt => 0 };
+};
+for my $pid (8, 9) {
+    is(found(sub { $unfinished->(); $stalled->(74, $pid) }), 'passed', 'one whose process did not run cannot know');
+}
+is(found(sub { $unfinished->(); $stalled->(56, 8) }), 'failed overlap=1', 'if that was at the time');
+is(found(sub { $unfinished->(); $stalled->(74, 7) }), 'failed overlap=1', 'and one of the two processes');
 
 # when all is quiet
 is(found(sub { $_->{state}{dead_letters} = 2 }), 'failed dead_letter=1', 'dead letters in the database');

@@ -1,7 +1,9 @@
 // A service that consumes while faults happen: with an inbox, where its effect is a row in torture.effect, or with marks in
-// Redis, where its effect is the line "end" in the journal. Both write down each start and end of a handler:
+// Redis, where its effect is the line "end" in the journal. Both write down each start and end of a handler, and when the process
+// has not run for so long that its leases may be gone:
 //
-//   <CLOCK_MONOTONIC ns> start|end <event id> <aggregate> <version> <pid> <attempt>
+//   <CLOCK_MONOTONIC ns> start|end|failed <event id> <aggregate> <version> <pid> <attempt>
+//   <CLOCK_MONOTONIC ns> stalled - - <for so many ns> <pid> 0
 //
 //   service --redis URL --group GROUP --mode inbox|redis --conninfo CONNINFO --journal FILE --topics A,B,…
 //           [--name NAME] [--claim-idle MS] [--fail PERCENT]
@@ -10,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <functional>
 #include <map>
@@ -51,24 +54,46 @@ std::string header(const outbox::event &event, const char *name) {
     return *found;
 }
 
-// In one write, so that nothing is lost or torn when the process is killed: the page cache outlives it.
-void note(const char *what, const outbox::event &event) {
+std::int64_t now_ns() {
     timespec now{};
     clock_gettime(CLOCK_MONOTONIC, &now);
-    std::string line = std::to_string(now.tv_sec * 1'000'000'000 + now.tv_nsec) + " " + what + " " + std::string(event.id()) +
-                       " " + header(event, "aggregate") + " " + header(event, "version") + " " + std::to_string(getpid()) + " " +
-                       std::to_string(event.attempt()) + "\n";
+    return now.tv_sec * INT64_C(1'000'000'000) + now.tv_nsec;
+}
+
+// In one write, so that nothing is lost or torn when the process is killed: the page cache outlives it.
+void note(const char *what, const std::string &facts, int attempt) {
+    std::string line = std::to_string(now_ns()) + " " + what + " " + facts + " " + std::to_string(getpid()) + " " +
+                       std::to_string(attempt) + "\n";
     if (write(journal, line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
         std::perror("journal");
         _exit(98);
     }
 }
 
+void note(const char *what, const outbox::event &event) {
+    note(what, std::string(event.id()) + " " + header(event, "aggregate") + " " + header(event, "version"), event.attempt());
+}
+
+// A process that stands still loses its leases, and others begin what it has begun: that is right, and the machine's doing. Nothing
+// of the consumer runs in this thread.
+void watch_for_stalls(std::chrono::milliseconds lease) {
+    const std::int64_t least = std::chrono::nanoseconds(lease).count() / 4;
+    for (std::int64_t before = now_ns();;) {
+        std::this_thread::sleep_for(lease / 20);
+        const std::int64_t now = now_ns();
+        if (now - before > least)
+            note("stalled", "- - " + std::to_string(now - before), 0);
+        before = now;
+    }
+}
+
 void begin(const outbox::event &event) {
     note("start", event);
     const unsigned long lot = std::hash<std::string_view>()(event.id());
-    if (lot % 100 < fail_percent && event.attempt() == 1)
+    if (lot % 100 < fail_percent && event.attempt() == 1) {
+        note("failed", event);
         throw std::runtime_error("no luck yet");
+    }
     // up to a millisecond, so that a kill has a handler to hit
     std::this_thread::sleep_for(std::chrono::microseconds(lot / 10'000 % 1000));
     OUTBOX_CRASH_POINT("before_effect");
@@ -90,15 +115,17 @@ void handle_in_transaction(const outbox::event &event, outbox::transaction &tran
                      "INSERT INTO torture.effect (event_id, aggregate, version, consumer) VALUES ($1, $2, $3, $4)", 4, nullptr,
                      values, nullptr, nullptr, 0),
         PQclear);
-    if (PQresultStatus(result.get()) != PGRES_COMMAND_OK)
+    if (PQresultStatus(result.get()) != PGRES_COMMAND_OK) {
+        note("failed", event);
         throw std::runtime_error(PQerrorMessage(transaction.connection()));
+    }
     note("end", event);
     OUTBOX_CRASH_POINT("after_effect");
 }
 
 // The database may be on its way up; the consumer says itself what it misses after that.
 void create_inbox(const std::string &conninfo) {
-    for (int tries = 0; tries < 100; ++tries) {
+    for (int tries = 0; tries < 600; ++tries) {
         std::unique_ptr<PGconn, decltype(&PQfinish)> connection(PQconnectdb(conninfo.c_str()), PQfinish);
         try {
             if (PQstatus(connection.get()) == CONNECTION_OK) {
@@ -122,7 +149,8 @@ int run(int count, char **arguments) {
     fail_percent = std::stoul(option("fail", "2"));
     const std::string mode = option("mode");
 
-    // Everything short, so that what follows a fault is seen within seconds. Many attempts: a round ends before they do.
+    // Everything short, so that what follows a fault is seen within seconds, but for what would turn a slow machine into a finding.
+    // Many attempts: a round ends before they do.
     outbox::consumer_options options;
     options.redis_url = option("redis");
     options.group = option("group");
@@ -139,8 +167,8 @@ int run(int count, char **arguments) {
     options.connect_timeout = options.response_timeout = 2s;
     options.reconnect_min = 20ms;
     options.reconnect_max = 200ms;
-    options.shutdown_timeout = 5s;
-    options.retry = {.max_attempts = 100, .initial = 20ms, .max = 200ms, .multiplier = 2, .jitter = 0.2};
+    options.shutdown_timeout = 30s;
+    options.retry = {.max_attempts = 10'000, .initial = 20ms, .max = 200ms, .multiplier = 2, .jitter = 0.2};
     if (mode == "inbox") {
         options.inbox = option("conninfo");
         options.idempotency = outbox::idempotency::none; // nothing but the inbox keeps its effects apart
@@ -154,6 +182,7 @@ int run(int count, char **arguments) {
         consumer.on_transaction("*", handle_in_transaction);
     else
         consumer.on("*", handle);
+    std::thread(watch_for_stalls, options.claim_idle).detach();
     return consumer.run() ? 0 : 1;
 }
 

@@ -8,7 +8,8 @@
 #       tap => [ { ns, key, id, event_id, aggregate, version, digest }, ... ] # what a reader saw, when it saw it
 #       inboxes => [ 'group', ... ], effects => [ { event_id, consumer }, ... ],   # groups with an inbox, and its rows
 #       journals => { group => [ { ns, what => 'start', event_id, aggregate, version, pid, attempt }, ... ] },
-#       deaths => { pid => ns },                                              # handlers that were killed, and when
+#                                           # what: start, end, failed; stalled: the process did not run for "version" ns before
+#       deaths => { pid => [ ns, ns ] },    # handlers that were killed: when they were last seen alive, and found dead
 #       state => { lag_events => 0, ... }, wrong => [ 'finding: text', ... ], # what the round saw itself
 #       fault => { begin => ns, end => ns, hit => 1, ... });
 #
@@ -291,14 +292,19 @@ sub handled {
     return;
 }
 
-# While a handler runs no other one of its aggregate begins. One whose process died runs until then.
+# While a handler runs no other one of its aggregate begins. One whose process died runs until then: it may have died as soon as
+# it was no longer seen alive. One of the two whose process did not run meanwhile had lost what it held, and could not know.
 sub overlaps {
     my ($group, $journal, $deaths, $blame) = @_;
+    my %stalls;     # pid => [ [ from, to ], ... ]
+    for my $line (grep { $_->{what} eq 'stalled' } @$journal) {
+        push @{ $stalls{ $line->{pid} } }, [ $line->{ns} - $line->{version}, $line->{ns} ];
+    }
     my %running;    # aggregate => line of its start
-    for my $line (sort { $a->{ns} <=> $b->{ns} } @$journal) {
+    for my $line (sort { $a->{ns} <=> $b->{ns} } grep { $_->{what} ne 'stalled' } @$journal) {
         my $aggregate = $line->{aggregate};
         my $running = $running{$aggregate};
-        if ($line->{what} eq 'end') {
+        if ($line->{what} ne 'start') {
             delete $running{$aggregate} if $running && $running->{pid} == $line->{pid} && $running->{event_id} eq $line->{event_id};
             next;
         }
@@ -308,7 +314,9 @@ sub overlaps {
             my $again = $running->{pid} == $line->{pid} && $running->{event_id} eq $line->{event_id};
             $blame->('overlap', "event $line->{event_id} of $aggregate in process $line->{pid} while $running->{event_id} "
                     . "was handled in $running->{pid}, by group $group")
-                unless $again || defined $died && $died <= $line->{ns};
+                unless $again || defined $died && $died->[0] <= $line->{ns}
+                || grep { $_->[0] < $line->{ns} && $_->[1] > $running->{ns} }
+                map { @{ $stalls{ $_->{pid} } // [] } } $running, $line;
         }
         $running{$aggregate} = $line;
     }

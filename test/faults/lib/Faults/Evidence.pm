@@ -8,13 +8,14 @@ use JSON::PP ();
 use Faults::Checker;
 use Faults::Tap;
 
-# What the checker says of a round that has come to rest, if so many events are enough to say anything.
+# What the checker says of a round that has come to rest, if so many events are enough to say anything, and others may wait for so
+# many seconds after the fault.
 sub judge {
-    my ($round, $enough) = @_;
+    my ($round, $enough, $limit) = @_;
     my ($dir, $postgres, $redis) = @$round{qw(dir postgres redis)};
     my $tapped = (delete $round->{tap})->stop;
     $round->blame("died: the tap ended with status $tapped") if $tapped;
-    my $sink = $postgres->row('SELECT * FROM outbox.stat_sink');
+    my $sink = $round->sink;
     my %state = map { $_ => $sink->{$_} } qw(state lag_events dead_letters held_streams);
     $state{unpublished} = $postgres->value("SELECT count(*) FROM outbox.event WHERE status <> 'published'");
     for my $key (@{ $round->{keys} }) {
@@ -42,7 +43,7 @@ sub judge {
         deaths => $round->{deaths},
         state => \%state,
         wrong => $round->{wrong},
-        fault => { enough => $enough, %{ $round->{fault} }, %{ $round->{fault_state} } });
+        fault => { enough => $enough, limit => $limit, %{ $round->{fault} }, %{ $round->{fault_state} } });
     # what had to be done twice shows that the fault met something
     $verdict->{sent_again} = ($sink->{duplicates_rejected} // 0) + ($sink->{healed} // 0);
     $verdict->{taken_over} = taken_over($journals);

@@ -4,6 +4,7 @@ package Faults::Hand;
 use strict;
 use warnings;
 use IO::Socket::INET;
+use Time::HiRes qw(sleep);
 
 use Faults::Wait qw(now_ns);
 
@@ -66,14 +67,16 @@ sub write_history {
 
 sub redis_cmd { my ($self, @words) = @_; return $self->{redis}->cmd(@words) }
 
-# For that long, in which emitting goes on as if nothing were: nobody waits for Redis.
+# For that long, in which emitting goes on as if nothing were: nobody waits for Redis. A slow disk may need more time for a single
+# commit; where somebody does wait there is none however long it takes.
 sub emits_meanwhile {
     my ($self, $seconds) = @_;
     my $file = "$self->{dir}/history";
     my $committed = sub { open my $history, '<', $file or return 0; return scalar grep { /"do":"ok"/ } readline $history };
     my $before = $committed->();
     $self->pass($seconds);
-    $self->blame(sprintf 'hostage: nothing was committed for %.1f s', $seconds) if $seconds > 0.3 && $committed->() == $before;
+    $self->blame('hostage: nothing was committed meanwhile')
+        if $seconds > 0.3 && !$self->await(sub { $committed->() > $before }, 30);
     return;
 }
 
@@ -123,11 +126,11 @@ sub add_malformed {
     return;
 }
 
-# The load pauses, so that the worker has nothing to do.
+# The load pauses, so that the worker has nothing to do, until the condition is true, or for so long.
 sub quiet {
-    my ($self, $seconds) = @_;
+    my ($self, $condition, $seconds) = @_;
     kill 'STOP', $self->{workload};
-    $self->pass($seconds);
+    $self->await($condition, $seconds);
     kill 'CONT', $self->{workload};
     return;
 }
@@ -178,16 +181,45 @@ sub fail_over {
     return;
 }
 
-# A stream is something else for a while.
+# A stream is something else until the condition is true, or the worker holds it.
 sub spoil_stream {
-    my ($self, $seconds) = @_;
+    my ($self, $condition) = @_;
     my $key = $self->{keys}[0];
     my $redis = $self->{redis};
     $redis->spoil($key);
     $self->burst(50);
-    $self->pass($seconds);
+    $self->await(sub { $condition->() || $self->{postgres}->value('SELECT held_streams FROM outbox.stat_sink') }, 15);
     $redis->mend($key);
     return;
+}
+
+# One of the services, stopped while it has entries in hand and a handler at work, or nothing if none can be caught so.
+sub catch_one {
+    my ($self, $many, @services) = @_;
+    for (1 .. 10) {
+        $self->burst($many);
+        sleep rand 0.06;
+        for my $service (@services) {
+            kill 'STOP', $service->{pid};
+            return $service if $self->pending_of(@$service{qw(pid group)}) && $self->is_handling($service);
+            kill 'CONT', $service->{pid};
+        }
+    }
+    return;
+}
+
+# Whether a handler of that process, which stands still, has begun and not ended.
+sub is_handling {
+    my ($self, $service) = @_;
+    open my $journal, '<', "$self->{dir}/journal.$service->{group}" or return 0;
+    my %running;
+    while (my $line = readline $journal) {
+        my (undef, $what, $event_id, undef, undef, $pid) = split ' ', $line;
+        next unless defined $pid && $pid == $service->{pid} && $what ne 'stalled';
+        if ($what eq 'start') { $running{$event_id} = 1 }
+        else { delete $running{$event_id} }
+    }
+    return scalar keys %running;
 }
 
 # how many entries of its own a consumer had not acknowledged, of all streams

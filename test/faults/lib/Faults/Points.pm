@@ -3,7 +3,6 @@ package Faults::Points;
 
 use strict;
 use warnings;
-use Time::HiRes qw(sleep);
 
 use Faults::Allowed qw(%at_least_once %lease_lost %other_writer);
 
@@ -12,20 +11,15 @@ my %provoke = (
     reconnect => sub { my ($round) = @_; $round->disconnect_worker },
     loss => sub { my ($round) = @_; $round->redis_cmd('FLUSHALL'); $round->{tap}->again },
     foreign => sub { my ($round) = @_; $round->copy_entries(1, 'ahead') },
-    hold => sub { my ($round) = @_; $round->spoil_stream(0.4) },
+    hold => sub { my ($round, $file) = @_; $round->spoil_stream(sub { !-e $file }) },
     retention => sub { },
     backlog => sub { my ($round) = @_; $round->burst(700) },
     takeover => sub {
         my ($round) = @_;
-        for (1 .. 3) {
-            $round->burst(150);
-            sleep 0.02;
-            my ($service) = grep { $round->pending_of(@$_{qw(pid group)}) } $round->services or next;
-            kill 'KILL', $service->{pid};
-            return;
-        }
+        my $service = $round->catch_one(150, $round->services);
+        kill 'KILL', $service->{pid} if $service;
     },
-    quiet => sub { my ($round) = @_; $round->quiet(1.5) },
+    quiet => sub { my ($round, $file) = @_; $round->quiet(sub { !-e $file }, 15) },
     malformed => sub { my ($round) = @_; $round->add_malformed },
 );
 my %allows = (loss => {%lease_lost}, foreign => {%other_writer}, malformed => {%other_writer}, hold => { unordered => 1 });
@@ -44,9 +38,7 @@ sub points {
             row => $side eq 'server' ? 'A3' : $side eq 'emit' ? 'A4' : $name =~ /dead_letter/ ? 'C5' : 'C1',
             group => 'points',
             crash => $side ne 'client',
-            limit => 15,
             allowed => { $side eq 'client' ? %at_least_once : (), %{ $allows{ $needs // '' } // {} } },
-            load => ($needs // '') eq 'quiet' ? 3.6 : undef,
             postgres_conf => ($needs // '') eq 'retention' ? "outbox.retention = '1s'\n" : '',
             inject => sub {
                 my ($round) = @_;
@@ -54,15 +46,16 @@ sub points {
                 $round->burst(50);
                 $round->begin("crash point $name");
                 $round->arm($file, $name, defined $needs ? 1 : 1 + int rand 10);
-                $provoke{$needs}->($round) if $needs;
-                for (1 .. 4) {
+                $provoke{$needs}->($round, $file) if $needs;
+                for (1 .. 10) {
                     last unless -e $file;
                     $round->burst(100);
                     $round->await(sub { !-e $file }, 1);
                 }
-                $round->hit(!-e $file);
-                $round->note(-e $file ? 'nobody came by' : 'the crash has come');
-                unlink $file;
+                # who takes the file away tells, as it may be taken in this very moment
+                my $hit = !unlink $file;
+                $round->hit($hit);
+                $round->note($hit ? 'the crash has come' : 'nobody came by');
                 return;
             },
         };

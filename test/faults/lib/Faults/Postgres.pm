@@ -11,6 +11,8 @@ use Time::HiRes qw(sleep);
 
 use Faults::Wait qw(wait_until);
 
+use constant PATIENCE => 60;    # seconds: what takes longer hangs, however slow the machine is
+
 # dir, bindir; environment => what the server is started with; conf => more lines for postgresql.conf. The folder "data" in dir
 # is there already.
 sub new {
@@ -46,7 +48,7 @@ sub wait_ready {
     wait_until(sub {
         die "PostgreSQL ended at once\n" if waitpid($self->{pid}, WNOHANG) == $self->{pid};
         $connection = $self->connect;
-    }, 20, 'PostgreSQL is ready');
+    }, PATIENCE, 'PostgreSQL is ready');
     return $connection;
 }
 
@@ -84,7 +86,7 @@ sub rows {
         die $why if $alive > 0;
         delete $self->{connection};
         return 0;
-    }, 20, 'PostgreSQL answers');
+    }, PATIENCE, 'PostgreSQL answers');
     return $rows;
 }
 
@@ -112,6 +114,13 @@ sub parent_of {
     return $line =~ /\) \S (\d+)/ ? $1 : 0;
 }
 
+sub state_of {
+    my ($pid) = @_;
+    open my $file, '<', "/proc/$pid/stat" or return 'X';
+    my $line = readline($file) // return 'X';
+    return $line =~ /\) (\S)/ ? $1 : 'X';
+}
+
 sub is_child { my ($self, $pid) = @_; return parent_of($pid) == $self->{pid} }
 
 sub children {
@@ -122,7 +131,7 @@ sub children {
 sub worker {
     my ($self) = @_;
     my $pid;
-    wait_until(sub { $pid = $self->value('SELECT pid FROM outbox.worker_state() WHERE pid <> 0') }, 20, 'there is a worker');
+    wait_until(sub { $pid = $self->value('SELECT pid FROM outbox.worker_state() WHERE pid <> 0') }, PATIENCE, 'there is a worker');
     return $pid;
 }
 
@@ -137,11 +146,13 @@ sub kill_child {
 sub crash {
     my ($self) = @_;
     my $pid = delete $self->{pid};
-    kill 'STOP', $pid;    # or it would start new children meanwhile
+    # or it would start new children meanwhile: it stands still only when the kernel says so
+    kill 'STOP', $pid;
+    wait_until(sub { state_of($pid) =~ /[TtZX]/ }, PATIENCE, 'the server stands still');
     my @children = grep { parent_of($_) == $pid } map { m{/(\d+)$} } glob '/proc/[0-9]*';
     kill 'KILL', $pid, @children;
     waitpid $pid, 0;
-    wait_until(sub { !grep { is_alive($_) } @children }, 10, 'the killed server is gone');
+    wait_until(sub { !grep { is_alive($_) } @children }, PATIENCE, 'the killed server is gone');
     unlink "$self->{data}/postmaster.pid", glob "$self->{dir}/.s.PGSQL.*";
     $self->forget_connection;
     return;
@@ -161,7 +172,7 @@ sub stop_immediately {
     my ($self) = @_;
     my $pid = delete $self->{pid} // return;
     kill 'QUIT', $pid;
-    wait_until(sub { waitpid($pid, WNOHANG) == $pid }, 10, 'PostgreSQL has shut down');
+    wait_until(sub { waitpid($pid, WNOHANG) == $pid }, PATIENCE, 'PostgreSQL has shut down');
     $self->forget_connection;
     return;
 }
@@ -172,7 +183,7 @@ sub stop_fast {
     $self->forget_connection;
     my $pid = delete $self->{pid} // return;
     kill 'INT', $pid;
-    wait_until(sub { waitpid($pid, WNOHANG) == $pid }, 20, 'PostgreSQL has shut down');
+    wait_until(sub { waitpid($pid, WNOHANG) == $pid }, PATIENCE, 'PostgreSQL has shut down');
     return;
 }
 
@@ -185,11 +196,6 @@ sub forget_connection {
 }
 
 # A zombie is dead: its parent may be one that never waits for it.
-sub is_alive {
-    my ($pid) = @_;
-    open my $file, '<', "/proc/$pid/stat" or return 0;
-    my $line = readline($file) // return 0;
-    return $line !~ /\) [ZX] /;
-}
+sub is_alive { my ($pid) = @_; return state_of($pid) !~ /[ZX]/ }
 
 1;

@@ -44,6 +44,9 @@ sub add {
     return;
 }
 
+# so many rounds more
+sub expect { my ($self, $many) = @_; $self->{total} += $many; return }
+
 sub clear { print "\r\e[K" if $ENV{TORTURE_TERMINAL}; return }
 
 sub bar {

@@ -23,8 +23,12 @@ my %mode = (inbox => 'inbox', redis => 'redis');    # the groups, and how each k
 use constant {
     LOAD => 2.0,        # seconds of load, if the fault needs no more
     TAIL => 0.4,        # and so much of it after the fault
-    SETTLE => 25,       # until everything has come to rest
     ENOUGH => 200,      # events for a round to say anything
+    # These are there to tell what hangs from what is slow, on a machine that does much else: a round that is well takes none of it.
+    LIMIT => 25,        # until what is emitted after the fault arrives
+    SETTLE => 45,       # until everything is published, and until it is handled
+    PATIENCE => 45,     # for anything else
+    CLAIM_IDLE => 15_000,    # ms that a consumer may be away where none is to take over from another
 };
 
 # dir, programs (folder of workload and service), bindir, template, topics, fault, seed
@@ -55,14 +59,16 @@ sub run {
     my $begin = now_ns();
     $self->start_workload;
     pause_until($begin + 1e9 * $self->{at});
+    $self->await(sub { $self->is_under_way }, PATIENCE) or die "the load does not come under way\n";
     $self->{fault}{inject}->($self);
     $self->end unless defined $self->{fault_state}{end};
     $self->go_on($begin);
     $self->stop_workload;
     $self->settle;
-    my $verdict = Faults::Evidence::judge($self, ENOUGH);
+    my $verdict = Faults::Evidence::judge($self, ENOUGH, LIMIT);
     $verdict->{seconds} = sprintf '%.1f', (now_ns() - $self->{began}) / 1e9;
-    $self->stop;
+    # what does not end by itself is ended
+    eval { $self->stop; 1 } or $self->note("to stop: $@");
     return $verdict;
 }
 
@@ -77,19 +83,21 @@ sub set_up {
         open my $control, '>', $self->shim_file or die "shim: $!\n";
         print $control pack 'q<6', (0) x 6;
     }
-    my @redis = (aof => $fault->{aof} // 'no', timeout => 10, conf => [ 'busy-reply-threshold 100', 'repl-diskless-sync-delay 0' ]);
+    my @redis = (aof => $fault->{aof} // 'no', timeout => PATIENCE,
+        conf => [ 'busy-reply-threshold 100', 'repl-diskless-sync-delay 0' ]);
     {
         local %ENV = (%ENV, $shim eq 'redis' ? $self->shim_environment : ());
-        $self->{redis} = OutboxTest::Redis->new(dir => $dir, @redis, port => $fault->{replica} ? Faults::Hand::free_port() : 0);
+        $self->{redis} = start_redis(dir => $dir, @redis, port => $fault->{replica});
     }
     if ($fault->{replica}) {
         # everybody comes through a link, that leads from one server to the other in an instant
         mkdir "$dir/replica";
-        $self->{replica} = OutboxTest::Redis->new(dir => "$dir/replica", @redis, port => Faults::Hand::free_port());
+        $self->{replica} = start_redis(dir => "$dir/replica", @redis, port => 1);
         $self->{replica}->cmd('REPLICAOF', '127.0.0.1', $self->{redis}->port);
         rename $self->{redis}->socket, "$dir/primary.sock";
         symlink "$dir/primary.sock", $self->{redis}->socket or die "link: $!\n";
-        wait_until(sub { $self->{replica}->cmd('INFO', 'replication') =~ /master_link_status:up/ }, 10, 'the replica is there');
+        wait_until(sub { $self->{replica}->cmd('INFO', 'replication') =~ /master_link_status:up/ }, PATIENCE,
+            'the replica is there');
     }
     $self->{proxy} = OutboxTest::Proxy->new(to => $self->{redis}, dir => $dir) if $fault->{proxy};
     my $url = $self->{proxy} ? $self->{proxy}->url : $self->{redis}->url;
@@ -100,6 +108,16 @@ sub set_up {
     $self->{tap} = Faults::Tap->start(keys => $self->{keys}, socket => $self->{redis}->socket, file => "$dir/tap");
     for my $group (sort keys %mode) { $self->start_service($group) for 1 .. 2 }
     return;
+}
+
+# port => whether it has one: somebody else may take the one that is free before it does.
+sub start_redis {
+    my (%options) = @_;
+    for my $try (1 .. 5) {
+        my $server = eval { OutboxTest::Redis->new(%options, port => $options{port} ? Faults::Hand::free_port() : 0) };
+        return $server if $server;
+        die $@ if $try == 5 || !$options{port};
+    }
 }
 
 # A process of ours, with its standard error in a log; its pid.
@@ -120,13 +138,16 @@ sub spawn {
 sub start_service {
     my ($self, $group) = @_;
     my $url = $self->{redis}->url;
-    my $shim = ($self->{fault}{shim} // '') eq 'consumers';
+    my $fault = $self->{fault};
+    my $shim = ($fault->{shim} // '') eq 'consumers';
+    # where nothing may be handled again, nobody may take what is only late for what is left behind
+    my $claim_idle = $fault->{claim_idle} // ($fault->{allowed}{handled_again} ? 1000 : CLAIM_IDLE);
     my $pid = $self->spawn("service.$group",
         { OUTBOX_CRASH_POINT_FILE => $self->client_point_file, $shim ? $self->shim_environment : () },
         "$self->{programs}/service", '--redis', $url, '--group', $group, '--mode', $mode{$group},
         '--conninfo', $self->{postgres}->conninfo, '--journal', "$self->{dir}/journal.$group",
-        '--topics', join(',', @{ $self->{topics} }));
-    push @{ $self->{services} }, { pid => $pid, group => $group };
+        '--topics', join(',', @{ $self->{topics} }), '--claim-idle', $claim_idle);
+    push @{ $self->{services} }, { pid => $pid, group => $group, alive => now_ns() };
     return $pid;
 }
 
@@ -137,9 +158,25 @@ sub start_workload {
     my ($self) = @_;
     my $fault = $self->{fault};
     $self->{workload} = $self->spawn('workload', {}, "$self->{programs}/workload", '--conninfo', $self->{postgres}->conninfo,
-        '--seed', $self->{seed}, '--seconds', 40, '--connections', 8, '--aggregates', 50, '--history', "$self->{dir}/history",
+        '--seed', $self->{seed}, '--seconds', 1000, '--connections', 8, '--aggregates', 50, '--history', "$self->{dir}/history",
         '--rate', $fault->{rate} // 250, @{ $fault->{workload} // [] });
     return;
+}
+
+# Whether there is something in every stream, and each service reads: a fault before that has nothing to hit.
+sub is_under_way {
+    my ($self) = @_;
+    my %known;
+    for my $key (@{ $self->{keys} }) {
+        return 0 unless $self->{redis}->cmd('XLEN', $key);
+        for my $group ($self->groups) {
+            for my $consumer (@{ $self->{redis}->cmd('XINFO', 'CONSUMERS', $key, $group) }) {
+                my %consumer = @$consumer;
+                $known{"$group $_"} = 1 for $consumer{name} =~ /\d+/g;
+            }
+        }
+    }
+    return !grep { !$known{"$_->{group} $_->{pid}"} } $self->services;
 }
 
 # what a fault does with it
@@ -163,20 +200,31 @@ sub pass {
     return;
 }
 
-# Until the condition is true, or not in time: whether it was.
+# Until the condition is true, or not in time: whether it was. What cannot be looked at, as a server does not answer, is not so yet.
 sub await {
     my ($self, $condition, $seconds) = @_;
-    return eval { wait_until(sub { $self->tend; return $condition->() }, $seconds, 'it is so'); 1 } // 0;
+    my $so = 0;
+    my $until = now_ns() + 1e9 * $seconds;
+    while (!$so) {
+        $self->tend;
+        $so = eval { $condition->() } ? 1 : 0;
+        last if now_ns() > $until;
+        sleep 0.01 unless $so;
+    }
+    return $so;
 }
 
 # A service that died is started again, as whoever runs one would have it. One that nobody killed is a finding.
 sub tend {
     my ($self) = @_;
     for my $service (@{ $self->{services} }) {
-        next if waitpid($service->{pid}, WNOHANG) != $service->{pid};
+        my $looked = now_ns();
+        if (waitpid($service->{pid}, WNOHANG) != $service->{pid}) {
+            $service->{alive} = $looked;
+            next;
+        }
         my $status = $?;
-        my $died = now_ns();
-        $self->{deaths}{ $service->{pid} } //= $died;
+        $self->{deaths}{ $service->{pid} } //= [ $service->{alive}, now_ns() ];
         $service->{gone} = 1;
         $self->note("a consumer of group $service->{group} ($service->{pid}) is gone: status $status");
         # killed, or at the end of what it was told
@@ -204,7 +252,8 @@ sub entries {
     return $n;
 }
 
-# The load goes on for a while after the fault, until what is emitted then arrives.
+# The load goes on for a while after the fault, until what is emitted then has been committed, something arrives, and there are
+# events enough, however slow the machine is.
 sub go_on {
     my ($self, $begin) = @_;
     my $end = $self->{fault_state}{end};
@@ -212,10 +261,34 @@ sub go_on {
     $until = $end + 1e9 * TAIL if $until < $end + 1e9 * TAIL;
     $self->pass(0.1);
     my $before = $self->entries;
-    $self->await(sub { $self->entries > $before }, ($self->{fault}{limit} // 10) + 1)
-        or $self->note('nothing arrives after the fault');
+    $self->await(sub { $self->entries > $before }, PATIENCE) or $self->note('nothing arrives after the fault');
+    my $committed = $self->committed_since($end);
+    $self->await($committed, PATIENCE) or $self->note('nothing is committed after the fault');
+    $self->await(sub { $self->{postgres}->value('SELECT count(*) FROM torture.truth') >= ENOUGH }, PATIENCE);
     $self->pass(($until - now_ns()) / 1e9);
     return;
+}
+
+# Tells, whenever it is asked, whether an operation with events that began after that has been committed.
+sub committed_since {
+    my ($self, $ns) = @_;
+    my ($file, %begun, $found);
+    my $rest = '';
+    return sub {
+        open $file, '<', "$self->{dir}/history" or return 0 unless $file;
+        seek $file, 0, 1;    # there may be more by now
+        while (!$found && defined(my $part = readline $file)) {
+            $rest .= $part;
+            next unless $rest =~ /\n\z/;
+            my ($t, $op, $do) = $rest =~ /"t":(\d+),"op":"([^"]+)","do":"(\w+)"/;
+            my ($events) = $rest =~ /"events":(\d+)/;
+            $rest = '';
+            next unless defined $do;
+            if ($do eq 'invoke') { $begun{$op} = $events if $t >= $ns }
+            elsif ($do eq 'ok') { $found = 1 if $events // $begun{$op} and exists $begun{$op} }
+        }
+        return $found;
+    };
 }
 
 sub stop_workload {
@@ -223,7 +296,7 @@ sub stop_workload {
     my $pid = delete $self->{workload};
     kill 'TERM', $pid;
     my $status;
-    my $ended = $self->await(sub { waitpid($pid, WNOHANG) == $pid && (($status) = $?, 1)[1] }, 12);
+    my $ended = $self->await(sub { waitpid($pid, WNOHANG) == $pid && (($status) = $?, 1)[1] }, PATIENCE);
     if (!$ended) {
         kill 'KILL', $pid;
         waitpid $pid, 0;
@@ -241,17 +314,32 @@ sub stop_workload {
 
 sub settle {
     my ($self) = @_;
-    my $until = now_ns() + 1e9 * SETTLE;
-    my $left = sub { my $left = ($until - now_ns()) / 1e9; return $left > 0 ? $left : 0 };
-    $self->await(sub {
-        $self->{postgres}->value("SELECT outbox.flush('0.5 s')")
-            && $self->{postgres}->value('SELECT state FROM outbox.stat_sink') =~ /^(streaming|idle)$/;
-    }, $left->()) or $self->blame('stuck: not everything was published within ' . SETTLE . ' s');
+    $self->await(sub { $self->is_published }, SETTLE)
+        or $self->blame('stuck: not everything was published within ' . SETTLE . ' s');
     $self->note('everything is published');
-    $self->await(sub { !$self->unread }, $left->())
-        or $self->blame('stuck: the consumers did not come to an end within ' . SETTLE . ' s: ' . $self->unread);
+    my $left;
+    $self->await(sub { !($left = $self->unread) }, SETTLE)
+        or $self->blame('stuck: the consumers did not come to an end within ' . SETTLE . ' s: '
+            . ($left // 'Redis does not answer'));
     $self->note('everything is handled');
     return;
+}
+
+# How the sink is, when it is well. The worker may have lost its connection once more since everything was published.
+sub sink {
+    my ($self) = @_;
+    my $sink = {};
+    $self->await(sub {
+        $sink = $self->{postgres}->row('SELECT * FROM outbox.stat_sink');
+        return $sink->{state} =~ /^(streaming|idle)$/ && !$sink->{lag_events};
+    }, SETTLE);
+    return $sink;
+}
+
+sub is_published {
+    my ($self) = @_;
+    return $self->{postgres}->value("SELECT outbox.flush('0.5 s')")
+        && ($self->{postgres}->value('SELECT state FROM outbox.stat_sink') // '') =~ /^(streaming|idle)$/;
 }
 
 # What the groups have not read or not acknowledged yet, in words; nothing when that is nothing.
@@ -259,7 +347,11 @@ sub unread {
     my ($self) = @_;
     my @left;
     for my $key (@{ $self->{keys} }) {
-        my $stream = eval { $self->{redis}->cmd('XINFO', 'STREAM', $key) } or next;
+        my $stream = eval { $self->{redis}->cmd('XINFO', 'STREAM', $key) };
+        if (!$stream) {
+            next if $@ =~ /no such key/;
+            die $@;
+        }
         my %stream = @$stream;
         my %group = map { my %group = @$_; ($group{name} => \%group) } @{ $self->{redis}->cmd('XINFO', 'GROUPS', $key) };
         for my $name (sort keys %mode) {

@@ -2,9 +2,10 @@
 #
 #   name, row, group    group "headline": those that are tried by the hundred; "points": the named crash points
 #   inject              sub ($round): does it, saying when it began and ended, and whether it hit anything
-#   needs_flight, crash, limit, allowed      see Faults::Checker
+#   needs_flight, crash, allowed      see Faults::Checker
 #   aof, postgres_conf, proxy, replica, shim, rate, workload, load    what the round is set up with; shim: what it is preloaded
 #                       into, see shim.cpp
+#   claim_idle          ms; where nobody may do anything again, or nobody but Redis is away, it is so long that none is taken for dead
 package Faults::Table;
 
 use strict;
@@ -20,7 +21,6 @@ my @faults = (
         name => 'none',
         row => 'A7',
         inject => sub { my ($round) = @_; $round->begin('none'); $round->hit(1); return },
-        limit => 5,
     },
 
     # PostgreSQL
@@ -30,7 +30,6 @@ my @faults = (
         group => 'headline',
         needs_flight => 1,
         crash => 1,
-        limit => 10,
         inject => sub {
             my ($round) = @_;
             my $worker = $round->{postgres}->worker;
@@ -46,7 +45,6 @@ my @faults = (
         group => 'headline',
         needs_flight => 1,
         crash => 1,
-        limit => 15,
         inject => sub { power_cut($_[0], sub { $_[0]{postgres}->crash }) },
     },
     {
@@ -56,7 +54,6 @@ my @faults = (
         row => 'A6',
         needs_flight => 1,
         crash => 1,
-        limit => 15,
         allowed => {%lease_lost},
         workload => [ '--async', 100 ],
         postgres_conf => "wal_writer_delay = '10s'\n",
@@ -77,14 +74,12 @@ my @faults = (
         row => 'A5',
         needs_flight => 1,
         crash => 1,
-        limit => 15,
         inject => sub { power_cut($_[0], sub { $_[0]{postgres}->stop_immediately }) },
     },
     {
         name => 'prepared-crash',
         row => 'A8',
         crash => 1,
-        limit => 15,
         inject => sub {
             my ($round) = @_;
             my $finish = $round->prepare(100);
@@ -98,7 +93,6 @@ my @faults = (
         name => 'worker-term',
         row => 'A2',
         needs_flight => 1,
-        limit => 2,
         inject => sub {
             my ($round) = @_;
             my $worker = $round->{postgres}->worker;
@@ -114,7 +108,6 @@ my @faults = (
         row => 'A4',
         needs_flight => 1,
         crash => 1,
-        limit => 10,
         inject => sub {
             my ($round) = @_;
             my $backends = $round->{postgres}->rows(
@@ -131,7 +124,6 @@ my @faults = (
         name => 'disk-full',
         row => 'A11',
         crash => 1,
-        limit => 15,
         shim => 'postgres',
         inject => sub {
             my ($round) = @_;
@@ -143,7 +135,10 @@ my @faults = (
             $round->hit($round->shim_met);
             # a server that cannot write what it must to recover gives up
             $round->pass(0.3);
-            $round->{postgres}->start if $round->{postgres}->has_ended;
+            $round->await(sub {
+                if ($round->{postgres}->has_ended) { $round->{postgres}->start; return 1 }
+                return $round->{postgres}->connection;
+            }, 60);
             return;
         },
     },
@@ -151,14 +146,13 @@ my @faults = (
         name => 'fsync-error',
         row => 'A12',
         crash => 1,
-        limit => 15,
         shim => 'postgres',
         inject => sub {
             my ($round) = @_;
             $round->burst(100);
             $round->begin('a file cannot be synchronized');
             $round->set_shim(sync_errors => 1);
-            $round->hit($round->await(sub { $round->shim_met }, 3));
+            $round->hit($round->await(sub { $round->shim_met }, 15));
             $round->set_shim(sync_errors => 0);
             return;
         },
@@ -166,7 +160,6 @@ my @faults = (
     {
         name => 'slow-disk',
         row => 'D2',
-        limit => 5,
         load => 3,
         shim => 'postgres',
         inject => sub {
@@ -189,8 +182,8 @@ my @faults = (
         row => 'B1',
         group => 'headline',
         needs_flight => 1,
+        claim_idle => 15_000,
         aof => 'always',
-        limit => 10,
         allowed => {%at_least_once},
         inject => \&kill_redis,
     },
@@ -198,15 +191,14 @@ my @faults = (
         name => 'redis-kill-everysec',
         row => 'B1',
         needs_flight => 1,
+        claim_idle => 15_000,
         aof => 'everysec',
-        limit => 10,
         allowed => {%at_least_once},
         inject => \&kill_redis,
     },
     {
         name => 'redis-flush',
         row => 'B2',
-        limit => 10,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -221,7 +213,6 @@ my @faults = (
     {
         name => 'redis-empty',
         row => 'B2',
-        limit => 10,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -239,7 +230,6 @@ my @faults = (
         name => 'redis-power-loss',
         row => 'B3',
         aof => 'everysec',
-        limit => 10,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -260,7 +250,6 @@ my @faults = (
         name => 'redis-failover',
         row => 'B4',
         replica => 1,
-        limit => 10,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -283,7 +272,6 @@ my @faults = (
         name => 'redis-stop',
         row => 'B5',
         needs_flight => 1,
-        limit => 8,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -300,7 +288,6 @@ my @faults = (
         name => 'redis-slow-command',
         row => 'B5',
         needs_flight => 1,
-        limit => 8,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -320,7 +307,6 @@ my @faults = (
         row => 'B6',
         group => 'headline',
         proxy => 1,
-        limit => 10,
         inject => sub {
             my ($round) = @_;
             cuts($round, 1 + int rand 3, sub { $round->{proxy}->swallow(int rand 8000) });
@@ -331,7 +317,6 @@ my @faults = (
         name => 'requests-cut',
         row => 'B6',
         proxy => 1,
-        limit => 10,
         inject => sub {
             my ($round) = @_;
             cuts($round, 1 + int rand 3, sub { $round->{proxy}->cut_request(int rand 50000) });
@@ -342,7 +327,6 @@ my @faults = (
         name => 'connection-cut',
         row => 'B6',
         proxy => 1,
-        limit => 10,
         inject => sub {
             my ($round) = @_;
             my $cuts = $round->{proxy}->stats->{cuts};
@@ -362,7 +346,6 @@ my @faults = (
         row => 'B6',
         proxy => 1,
         needs_flight => 1,
-        limit => 10,
         inject => sub { proxied_for_a_while($_[0], 'connections are refused', 0.2 + rand 1.5, 'refuse') },
     },
     {
@@ -371,14 +354,12 @@ my @faults = (
         row => 'B6',
         proxy => 1,
         needs_flight => 1,
-        limit => 10,
         inject => sub { proxied_for_a_while($_[0], 'nothing passes', 0.2 + rand 2.8, 'blackhole') },
     },
     {
         name => 'replies-dribble',
         row => 'B6',
         proxy => 1,
-        limit => 10,
         inject => sub {
             my ($bytes, $round) = (1 + int rand 8, @_);
             proxied_for_a_while($round, "replies come in pieces of $bytes", 1, 'dribble', $bytes);
@@ -398,25 +379,22 @@ my @faults = (
         name => 'consumer-kill',
         row => 'C1',
         group => 'headline',
-        limit => 5,
         allowed => {%at_least_once},
         inject => sub {
             my ($round) = @_;
             my @services = $round->services;
-            my $service = $services[ rand @services ];
-            $round->burst(300);
-            sleep rand 0.1;
-            $round->await(sub { $round->pending_of(@$service{qw(pid group)}) }, 0.5);
+            push @services, splice @services, 0, rand @services;
+            my $caught = $round->catch_one(300, @services);
+            my $service = $caught // $services[0];
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is killed");
             kill 'KILL', $service->{pid};
-            $round->hit($round->pending_of($service->{pid}, $service->{group}));
+            $round->hit($caught);
             return;
         },
     },
     {
         name => 'consumers-kill',
         row => 'C1',
-        limit => 5,
         allowed => {%at_least_once},
         inject => sub {
             my ($round) = @_;
@@ -432,7 +410,6 @@ my @faults = (
     {
         name => 'consumer-term',
         row => 'C1',
-        limit => 5,
         inject => sub {
             my ($round) = @_;
             my @services = $round->services;
@@ -450,24 +427,17 @@ my @faults = (
         # goes on with what others have taken over
         name => 'consumer-stop',
         row => 'C2',
-        limit => 5,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
             my @services = $round->services;
-            my $service = $services[ rand @services ];
-            my $holds = sub { $round->pending_of(@$service{qw(pid group)}) };
+            push @services, splice @services, 0, rand @services;
             # with something in hand, or there is nothing to go on with
-            for (1 .. 5) {
-                $round->burst(150);
-                sleep rand 0.06;
-                kill 'STOP', $service->{pid};
-                last if $holds->();
-                kill 'CONT', $service->{pid};
-            }
+            my $caught = $round->catch_one(150, @services);
+            my $service = $caught // $services[0];
             $round->begin("a consumer of group $service->{group} ($service->{pid}) is stopped");
             kill 'STOP', $service->{pid};
-            $round->hit($holds->());
+            $round->hit($caught);
             $round->pass(1.2 + rand 1);
             kill 'CONT', $service->{pid};
             return;
@@ -476,7 +446,6 @@ my @faults = (
     {
         name => 'duplicate-delivery',
         row => 'C3',
-        limit => 5,
         allowed => {%other_writer},
         inject => sub {
             my ($round) = @_;
@@ -491,7 +460,6 @@ my @faults = (
     {
         name => 'malformed-entry',
         row => 'C4',
-        limit => 5,
         allowed => {%other_writer},
         inject => sub {
             my ($round) = @_;
@@ -505,7 +473,6 @@ my @faults = (
     {
         name => 'group-destroyed',
         row => 'C6',
-        limit => 5,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;
@@ -523,7 +490,6 @@ my @faults = (
     {
         name => 'consumers-replaced',
         row => 'C7',
-        limit => 5,
         load => 3,
         allowed => {%at_least_once},
         inject => sub {
@@ -597,7 +563,6 @@ sub clock_jump {
     return {
         name => "clock-of-$whose",
         row => 'D1',
-        limit => 5,
         shim => $whose,
         allowed => {%lease_lost},
         inject => sub {
@@ -628,7 +593,6 @@ sub refusal {
         name => $name,
         row => 'B7',
         needs_flight => 1,
-        limit => 5,
         allowed => {%lease_lost},
         inject => sub {
             my ($round) = @_;

@@ -40,7 +40,7 @@ sub stop {
 
 sub watch {
     my (%options) = @_;
-    my ($again, $ending) = (0, 0);
+    my ($again, $ending, $failures) = (0, 0, 0);
     local $SIG{USR1} = sub { $again = 1 };
     local $SIG{TERM} = sub { $ending = 1 };
     my $parent = getppid;
@@ -60,10 +60,10 @@ sub watch {
             $redis->cmd('XREAD', 'COUNT', 200, $last_look ? () : ('BLOCK', 100), 'STREAMS', @keys, @last{@keys});
         };
         if (!defined $found && $@) {
-            return if $last_look;
+            die "Redis does not answer: $@" if $last_look && $failures++ > 20;
             # it was restarted, or will be: what it has then may be less than it had
             $again = 1;
-            sleep 0.005;
+            sleep($last_look ? 0.1 : 0.005);
             next;
         }
         return if !$found && $last_look;

@@ -23,7 +23,8 @@
 #   prepare_database($node, $db)   CREATE EXTENSION and the load's tables in another database
 #   worker_pid($node, $db, $sink_id)   pid of the worker of a sink (1: "default"), or undef
 #   wait_for_worker($node, $db, $sink_id)    until there is one; its pid
-#   kill_worker($node, $db, $signal, $sink_id)   KILL unless told otherwise; the pid that it had
+#   kill_worker($node, $db, $signal, $sink_id, $pid)   KILL unless told otherwise; the pid that it had. It asks for the pid, which
+#                              takes a moment, unless it is given
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
 #   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
 #   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
@@ -138,8 +139,8 @@ sub wait_for_worker {
 }
 
 sub kill_worker {
-    my ($node, $db, $signal, $sink_id) = @_;
-    my $pid = wait_for_worker($node, $db, $sink_id);
+    my ($node, $db, $signal, $sink_id, $pid) = @_;
+    $pid //= wait_for_worker($node, $db, $sink_id);
     # between asking and killing it may have gone and its pid be somebody else's
     die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
     kill $signal // 'KILL', $pid;
@@ -216,10 +217,11 @@ sub wait_settled {
 }
 
 # Transactions of clients that were stopped between PREPARE and COMMIT PREPARED. Either end is a right one; without any,
-# their row locks would stop the load for good.
+# their row locks would stop the load for good. Those of another database can only be ended there.
 sub end_prepared {
     my ($node, $db, $prefix) = @_;
-    my $left = $node->safe_psql($db, "SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '$prefix%' ORDER BY 1");
+    my $left = $node->safe_psql($db,
+        "SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '$prefix%' AND database = current_database() ORDER BY 1");
     my $n = 0;
     $node->safe_psql($db, ($n++ % 2 ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$_'") for split /\n/, $left;
     return;
@@ -353,9 +355,11 @@ sub run_load {
     return;
 }
 
+# The rows are locked in the order of their ids, as by the load: or one would be the victim of a deadlock between them.
 sub emit_some {
     my ($node, $n, $db) = @_;
-    $node->safe_psql($db // 'postgres', "SELECT load.step(i % 20 + 1) FROM generate_series(1, $n) i");
+    $node->safe_psql($db // 'postgres',
+        "SELECT load.step(i % 20 + 1) FROM (SELECT i FROM generate_series(1, $n) i ORDER BY (i - 1) / 20, i % 20) s");
     return;
 }
 

@@ -164,17 +164,7 @@ for my $round (1 .. $rounds) {
 # Did they take anything back, or would a worker that publishes too early have passed as well? While the worker waits for
 # Redis, nobody makes commits durable.
 for my $round (1 .. $rounds) {
-    # one that finds out first that Redis is gone, with its lease, records no tick: then once more
-    poll_until(
-        sub {
-            $redis->sigcont;
-            flush($node) or return;
-            my $ticks = sql('SELECT count(*) FROM outbox.tick');
-            $redis->sigstop;
-            sql('SELECT load.step(61)');
-            return poll_until(sub { sql('SELECT count(*) FROM outbox.tick') > $ticks }, 'there is its tick', 5);
-        },
-        'the worker waits for Redis');
+    stop_redis_in_batch($node, $redis, sub { sql('SELECT load.step(61)') });
     my $committed = sql('SET synchronous_commit = off; SELECT load.step(62, 3); SELECT count(*) FROM truth');
     crash($node);
     $redis->sigcont;

@@ -25,6 +25,8 @@
 #   wait_for_worker($node, $db, $sink_id)    until there is one; its pid
 #   kill_worker($node, $db, $signal, $sink_id, $pid)   KILL unless told otherwise; the pid that it had. It asks for the pid, which
 #                              takes a moment, unless it is given
+#   stop_redis_in_batch($node, $redis, $emit)    $redis->sigstop, when the worker has recorded the tick of what $emit->() commits
+#                              and before it has sent any of it: it waits for Redis' answer
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
 #   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
 #   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
@@ -79,9 +81,10 @@ use PostgreSQL::Test::Utils;
 
 use OutboxTest::Proxy;
 use OutboxTest::Redis;
+use OutboxTest::Session;
 
 our @EXPORT = qw(
-    new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush wait_settled
+    new_node prepare_database worker_pid wait_for_worker kill_worker stop_redis_in_batch crash stat_sink flush wait_settled
     start_load run_load emit_some committed end_prepared
     check_streams ok_streams poll_until wait_for_streams log_has
 );
@@ -147,6 +150,27 @@ sub kill_worker {
     return $pid;
 }
 
+# A worker may find out that Redis stands still before it has anything to send, as it renews its lease all the time, and then it
+# records no tick. So Redis stops while the worker waits for a lock on the table of ticks.
+sub stop_redis_in_batch {
+    my ($node, $redis, $emit) = @_;
+    poll_until(sub { flush($node) }, 'the worker works');
+    my $pid = wait_for_worker($node);
+    my $count = 'SELECT count(*) FROM outbox.tick';
+    my $ticks = $node->safe_psql('postgres', $count);
+    my $hold = OutboxTest::Session->new($node);
+    $hold->say('BEGIN; LOCK TABLE ' . join(', ', map { "outbox.tick_$_" } 0 .. 7) . ' IN SHARE MODE;');
+    $emit->();
+    poll_until(
+        sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND NOT granted AND locktype = 'relation'") },
+        'the worker is about to record a tick');
+    $redis->sigstop;
+    $hold->say('COMMIT;');
+    $hold->end;
+    poll_until(sub { $node->safe_psql('postgres', $count) > $ticks }, 'it has recorded it');
+    return;
+}
+
 sub postmaster_pid {
     my ($node) = @_;
     my ($pid) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
@@ -166,6 +190,7 @@ sub crash {
     my ($node) = @_;
     my $postmaster = postmaster_pid($node);
     kill 'STOP', $postmaster;    # or it would start new children meanwhile
+    poll_until(sub { OutboxTest::Redis::stands_still($postmaster) }, 'the postmaster starts no more children');
     my @children = grep { parent_of($_) == $postmaster } map { m{/(\d+)$} } glob '/proc/[0-9]*';
     kill 'KILL', $postmaster, @children;
     poll_until(sub { !grep { alive($_) } $postmaster, @children }, 'the killed server is gone');

@@ -9,7 +9,7 @@ sub new {
     my ($class, $node) = @_;
     my $self = bless { in => '', out => '', err => '', said => 0 }, $class;
     $self->{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ], '<', \$self->{in},
-        '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(60));
+        '>', \$self->{out}, '2>', \$self->{err}, IPC::Run::timeout(180));
     return $self;
 }
 
@@ -22,5 +22,7 @@ sub say {
     die $self->{err} if $self->{err} =~ /ERROR/;
     return;
 }
+
+sub end { my ($self) = @_; $self->{run}->finish; return }
 
 1;

@@ -158,12 +158,13 @@ $durable->{timeout} = 0.2;
 $durable->sigstop;
 ok(!eval { $durable->cmd('PING') } && $@ =~ /no reply/, 'a stopped Redis gives no reply');
 $durable->sigcont;
+$durable->{timeout} = 30;
 is($durable->cmd('PING'), 'PONG', 'and a continued one does');
 
 # the proxy
 
 my $proxy = OutboxTest::Proxy->new(to => $redis);
-my $through = bless { %$redis, socket => $proxy->{path}, timeout => 2 }, 'OutboxTest::Redis';
+my $through = bless { %$redis, socket => $proxy->{path}, timeout => 30 }, 'OutboxTest::Redis';
 delete $through->{connection};
 $redis->cmd('DEL', 'n');
 is($through->cmd('INCR', 'n'), 1, 'the proxy passes');
@@ -192,7 +193,7 @@ ok(!eval { $through->cmd('PING') } && $@ =~ /no reply/, 'nothing comes out of a 
 $proxy->refuse;
 ok(!eval { $through->cmd('PING') } && $@ !~ /no reply/, 'a refused connection fails at once');
 $proxy->pass;
-$through->{timeout} = 5;
+$through->{timeout} = 30;
 is($through->cmd('PING'), 'PONG', 'and it passes again');
 $proxy->inject("-ERR garbage\r\n");
 ok(!eval { $through->cmd('PING') } && $@ =~ /garbage/, 'a reply may be anything');
@@ -202,12 +203,13 @@ $proxy->stop;
 
 $node->safe_psql('postgres', "CREATE FUNCTION outbox.flush(interval, text) RETURNS boolean LANGUAGE sql AS 'SELECT true'");
 my $load = start_load($node, clients => 4, weights => { commit => 1, async => 1, prepared => 2 });
-poll_until(sub { committed($node) > @events + 50 }, 'the load has begun');
+my $durable_at = poll_until(sub { my $n = committed($node); $n > @events + 50 && $n }, 'the load has begun');
+$node->safe_psql('postgres', 'CHECKPOINT');    # a crash may take back what was committed asynchronously and is not on the disk
 crash($node);
 ok(!defined eval { $node->safe_psql('postgres', 'SELECT 1') }, 'a crashed server is gone');
 $node->start;
 my $before = committed($node);
-cmp_ok($before, '>', @events + 50, 'what it had committed is there when it comes back');
+cmp_ok($before, '>=', $durable_at, 'what it had committed is there when it comes back');
 poll_until(sub { committed($node) > $before + 50 }, 'the load goes on');
 $load->stop;
 wait_settled($node);

@@ -90,7 +90,7 @@ sql('SELECT load.step(23)');
 my $began = time;
 is(sql("SELECT outbox.flush('300 ms')"), 'f', 'flush says when the time was over first');
 cmp_ok(time - $began, '>=', 0.3, 'not before it was');
-cmp_ok(time - $began, '<', 5, 'and not long after');
+cmp_ok(time - $began, '<', 30, 'and not with the next poll only');
 is(sql("SELECT outbox.flush('0')"), 'f', 'without time it only looks');
 is($redis->published, $before, 'a paused sink gets nothing');
 sql('SELECT outbox.resume()');
@@ -104,17 +104,19 @@ sub prepare {
     sql("BEGIN; SELECT load.step($aggregate, 2); PREPARE TRANSACTION '$name'");
 }
 
-# The sessions that end a transaction have never emitted anything.
-my $waited = 0;
-for my $n (1 .. 10) {
+# The sessions that end a transaction have never emitted anything. A worker that they do not wake looks after a second, so half a
+# second on the average. The machine may stand still in some of the rounds, but not in most of them.
+my @waited;
+for my $n (1 .. 20) {
     prepare("quick-$n", 30 + $n);
     my $published = $redis->published;
     sql("COMMIT PREPARED 'quick-$n'");
     my $committed = time;
     poll_until(sub { $redis->published >= $published + 2 }, 'a prepared transaction is published');
-    $waited += time - $committed;
+    push @waited, time - $committed;
 }
-cmp_ok($waited, '<', 2.5, 'ten transactions that were committed by other sessions were published quickly');
+cmp_ok((sort { $a <=> $b } @waited)[ @waited / 2 - 1 ], '<', 0.25,
+    'transactions that were committed by other sessions were published quickly') or diag("@waited");
 
 for my $how (qw(immediate crash)) {
     prepare("$how-$_", 50 + $_) for 1 .. 6;
@@ -162,11 +164,7 @@ for my $round (1 .. $rounds) {
 # Did they take anything back, or would a worker that publishes too early have passed as well? While the worker waits for
 # Redis, nobody makes commits durable.
 for my $round (1 .. $rounds) {
-    poll_until(sub { flush($node) }, 'the worker works');
-    my $ticks = sql('SELECT count(*) FROM outbox.tick');
-    $redis->sigstop;
-    sql('SELECT load.step(61)');
-    poll_until(sub { sql('SELECT count(*) FROM outbox.tick') > $ticks }, 'the worker waits for Redis');
+    stop_redis_in_batch($node, $redis, sub { sql('SELECT load.step(61)') });
     my $committed = sql('SET synchronous_commit = off; SELECT load.step(62, 3); SELECT count(*) FROM truth');
     crash($node);
     $redis->sigcont;

@@ -23,7 +23,7 @@ sub settled {
     my ($node, $redis, $name, %options) = @_;
     wait_settled($node);
     my $began = time;
-    eval { poll_until(sub { !check_streams($node, $redis, %options)->{lost} }, 'nothing is missing', 30) };
+    eval { poll_until(sub { !check_streams($node, $redis, %options)->{lost} }, 'nothing is missing') };
     note sprintf '%s: after %.1f s', $name, time - $began;
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return ok_streams($node, $redis, $name, %options);
@@ -198,8 +198,9 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
     my $offset = -s $node->logfile;
     $redis->cmd('FLUSHALL');
     my $began = time;
-    eval { poll_until(sub { $redis->published >= committed($node) }, 'it is healed', 15) };
-    cmp_ok(time - $began, '<', 10, 'FLUSHALL is noticed and healed within some seconds, without any new event');
+    ok(eval { poll_until(sub { $redis->published >= committed($node) }, 'it is healed') },
+        'FLUSHALL is noticed and healed without any new event') or diag($@);
+    note sprintf 'healed after %.1f s', time - $began;
     ok_streams($node, $redis, 'completely');
     ok(log_has($node, qr/WARNING:  Redis at .* has lost entries of sink/, $offset), 'and the log says so');
 
@@ -296,7 +297,7 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
         # what a worker is answered until it has reconciled
         $n % 3 ? $proxy->swallow(int rand 700) : $proxy->cut_request(int rand 1500);
         $proxy->wait_for_cut($cuts + 1) or die 'nothing was cut';
-        poll_until(sub { !check_streams($node, $redis)->{lost} }, 'it is healed', 15) if $n < $rounds * 3;
+        poll_until(sub { !check_streams($node, $redis)->{lost} }, 'it is healed') if $n < $rounds * 3;
     }
     settled($node, $redis, 'data and connections are lost together', ignore => sub { exists $_[2]{foreign} });
     $node->stop;
@@ -385,7 +386,8 @@ sub marker_key { return 'outbox:sink:' . $_[0]->safe_psql('postgres', 'SELECT uu
         emit_some($node, 50) if $load;
         if ($load) { sleep 0.5; $load->stop }
         settled($node, $redis, "a failover to a lagging replica ($how)");
-        my $lines = () = slurp_file($node->logfile, $offset) =~ / (?:WARNING|LOG):  /g;
+        # of the sink: the server itself may speak of a checkpoint
+        my $lines = () = slurp_file($node->logfile, $offset) =~ / (?:WARNING|LOG):  .*(?:sink|Redis|outbox)/g;
         cmp_ok($lines, '<', 12, 'which is a few lines in the log');
     }
 }

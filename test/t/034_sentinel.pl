@@ -16,10 +16,11 @@ my @users = (
         . '+xinfo|stream +role',
     'user copy on >copy ~* &* +@all', 'masteruser copy', 'masterauth copy', 'repl-diskless-sync-delay 0');
 
+# A master that stands still for less than that, with the machine, is not replaced.
 sub sentinel_of {
     my ($master_port, @more) = @_;
     return OutboxTest::Redis->new(name => 'sentinel', sentinel => 1, conf => [
-        "sentinel monitor wallets 127.0.0.1 $master_port 1", 'sentinel down-after-milliseconds wallets 2000',
+        "sentinel monitor wallets 127.0.0.1 $master_port 1", 'sentinel down-after-milliseconds wallets 6000',
         'sentinel failover-timeout wallets 10000', @more ], auth => [$sentinels_secret]);
 }
 
@@ -70,7 +71,8 @@ $first->start;
 $load = start_load($node, clients => 2, rate => 100, weights => \%weights);
 poll_until(sub { $first->cmd('ROLE')->[0] eq 'slave' && $is_copy->($first) }, 'the sentinel makes it a replica');
 poll_until(sub { $replica->($first->port) }, 'and knows it as one');
-is($sentinel->cmd(qw(SENTINEL FAILOVER wallets)), 'OK', 'an operator swaps them');
+# (it has to have seen that the failover before is over and that the replica answers)
+is(poll_until(sub { $sentinel->cmd(qw(SENTINEL FAILOVER wallets)) }, 'the sentinel is ready for that'), 'OK', 'an operator swaps them');
 poll_until(sub { $master_port->() == $first->port && $second->cmd('ROLE')->[0] eq 'slave' }, 'they are swapped');
 poll_until(sub { $is_copy->($second) }, 'and copy');
 $had = poll_until(sub { $first->published }, 'its entries are there');    # connections are cut by the swap, also this one's
@@ -97,7 +99,7 @@ sub is_refused {
     $node->safe_psql('postgres', "ALTER SYSTEM SET outbox.redis_url = '$wrong'");
     $node->reload;
     emit_some($node, 1);
-    return ok(eval { poll_until(sub { log_has($node, qr/could not connect to Redis at .*: $reason.*\n.*HINT:  $hint/, $offset) }, 'said', 20) },
+    return ok(eval { poll_until(sub { log_has($node, qr/could not connect to Redis at .*: $reason.*\n.*HINT:  $hint/, $offset) }, 'said') },
         "the log says: $reason") || diag substr slurp_file($node->logfile), $offset;
 }
 

@@ -36,6 +36,12 @@ sub events_of {
 sub truth_of { return $node->safe_psql('postgres', "SELECT count(*) FROM truth WHERE topic = '$_[0]'") }
 sub length_of { return $redis->cmd('XLEN', "outbox:{$_[0]}") }
 
+sub restart_worker {
+    my $pid = kill_worker($node, 'postgres', 'TERM');
+    poll_until(sub { (worker_pid($node) // $pid) != $pid }, 'there is another worker');
+    return;
+}
+
 # The topic has everything that is in no stream; the others are complete, now and when the rest of it comes.
 sub others_flow {
     my ($topic, $what) = @_;
@@ -86,9 +92,10 @@ for my $round (1 .. 3) {
             $node->safe_psql('postgres', 'SELECT count(*) FROM outbox.move') > $moves;
         },
         'events are moved');
-    kill_worker($node);
+    my $pid = kill_worker($node);
     $load->wait unless $load->running;
-    poll_until(sub { $node->safe_psql('postgres', 'SELECT 1') }, 'the server has recovered');
+    # the server does not know at once that it has to recover
+    poll_until(sub { (worker_pid($node) // $pid) != $pid }, 'the server has recovered');
 }
 $load->stop;
 wait_settled($node);
@@ -106,7 +113,7 @@ cmp_ok(events_of('wallet', 'failed'), '>', 0, 'events of the held stream are fai
 cmp_ok($node->safe_psql('postgres', "SELECT max(attempts) FROM outbox.event WHERE last_error LIKE 'WRONGTYPE%'"),
     '>', 0, 'with attempts and an error');
 is(stat_sink($node)->{dead_letters}, 0, 'and no dead letters yet');
-$node->safe_psql('postgres', 'SELECT pg_terminate_backend(' . wait_for_worker($node) . ')');
+restart_worker();
 others_flow('wallet', 'after a restart of the worker');
 is(stat_sink($node)->{held_streams}, 1, 'the hold outlives the worker');
 $redis->mend('outbox:{wallet}');
@@ -144,7 +151,7 @@ set('outbox.max_attempts', 3);
 poll_until(sub { stat_sink($node)->{dead_letters} > 10 }, 'events are dead letters');
 others_flow('wallet', 'while events die');
 $load->stop;
-poll_until(sub { flush($node) }, 'every event is published or dead');
+wait_settled($node);
 is(truth_of('wallet') - $of_wallet, stat_sink($node)->{dead_letters}, 'every event of the stream is a dead letter');
 is(events_of('wallet', 'dead_letter'), stat_sink($node)->{dead_letters}, 'outbox.event says so too');
 is(events_of('wallet', 'failed'), 0, 'none is still failed');
@@ -156,7 +163,7 @@ run_load($node, transactions => 50);
 wait_settled($node);
 cmp_ok(length_of('wallet'), '>', $of_wallet, 'new events go through after the repair');
 dead_and_buried('dead letters stay dead');
-$node->safe_psql('postgres', 'SELECT pg_terminate_backend(' . wait_for_worker($node) . ')');
+restart_worker();
 run_load($node, transactions => 50);
 wait_settled($node);
 dead_and_buried('also after a restart of the worker');
@@ -213,13 +220,14 @@ $guarded->cmd('ACL', 'SETUSER', 'outbox', 'on', '>secret', 'resetkeys', '-@all',
 my $granted = new_node(
     name => 'granted',
     url => 'redis://outbox:secret@127.0.0.1:' . $guarded->port . '/0',
-    conf => "outbox.max_attempts = 1000000\noutbox.retry_max = '100ms'\n");
+    conf => "outbox.max_attempts = 1000000\noutbox.retry_max = '100ms'\noutbox.connect_timeout = '30s'\noutbox.response_timeout = '30s'\n");
 $load = start_load($granted, clients => 2, rate => 150);
 poll_until(sub { stat_sink($granted)->{held_streams} == 1 }, 'the forbidden stream is held');
 wait_for_streams($guarded, 300);
 like(stat_sink($granted)->{last_error}, qr/^NOPERM/, 'stat_sink says that it is forbidden');
 is($guarded->cmd('EXISTS', 'outbox:{audit}'), 0, 'nothing is in it');
 is(stat_sink($granted)->{state}, 'streaming', 'the sink as a whole is not stopped by that') or diag explain stat_sink($granted);
+ok(!log_has($granted, qr/WARNING:  .* Redis at .*NOPERM/), 'nor is its connection given up');
 $guarded->cmd('ACL', 'SETUSER', 'outbox', '~outbox:*');
 poll_until(sub { stat_sink($granted)->{held_streams} == 0 }, 'the stream is in order again');
 $load->stop;
@@ -245,7 +253,7 @@ for my $right (qw(select watch get set multi exec discard xadd xinfo|stream)) {
     $guarded->cmd('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes');
     emit_some($granted, 5);
     poll_until(sub { stat_sink($granted)->{state} eq 'backing off' && stat_sink($granted)->{last_error} =~ /NOPERM|no permissions/ },
-        "a user without $right is refused", 20);
+        "a user without $right is refused");
     $guarded->cmd('ACL', 'SETUSER', 'outbox', "+$right");
     poll_until(sub { flush($granted) }, "with $right it works again");
 }
@@ -255,6 +263,7 @@ ok_streams($granted, $guarded, 'each right that is missing is told, and nothing 
 
 $guarded->cmd('ACL', 'LOG', 'RESET');
 $granted->safe_psql('postgres', "SELECT outbox.pause('default')");
+poll_until(sub { stat_sink($granted)->{state} eq 'paused' }, 'the sink is paused');
 emit_some($granted, 4000);
 $guarded->spoil('outbox:{shop}');
 my $log_from = -s $granted->logfile;

@@ -111,8 +111,8 @@ outage('NOAUTH', qr/^NOAUTH/,
     sub { $redis->cmd('CONFIG', 'SET', 'requirepass', 'secret'); kill_connection() },
     config('requirepass', ''));
 
-# Loading: the keys are few, so each is made to take its time.
-$redis->cmds(map { [ 'SET', "filler$_", $_ ] } 1 .. 2000);
+# Loading: the keys are few, so each is made to take its time. All of them would take longer than the test looks.
+$redis->cmds(map { [ 'SET', "filler$_", $_ ] } 1 .. 15000);
 my @conf = @{ $redis->{conf} };
 outage('LOADING', qr/^LOADING/,
     sub {

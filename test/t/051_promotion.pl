@@ -27,7 +27,8 @@ sub highest {
 }
 
 my $redis = OutboxTest::Redis->new;
-my $primary = new_node(name => 'a', redis => $redis, streaming => 1);
+# the worker of the promoted server keeps its lease also when it stands still for a while, with the machine
+my $primary = new_node(name => 'a', redis => $redis, streaming => 1, conf => "outbox.lease_timeout = '6s'\n");
 my $round = 0;
 
 # One failover; returns the promoted server. `cut` is called under load, a while before the primary is stopped.

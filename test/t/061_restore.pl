@@ -98,8 +98,9 @@ sub restored {
     run_load($node, clients => 2, transactions => 20);
     cmp_ok(committed($node), '>', $committed, "$name: emit works meanwhile");
     is(flush($node, 'postgres', '500 ms'), '', "$name: nothing is published");
-    $node->safe_psql('postgres', 'SELECT pg_terminate_backend(' . wait_for_worker($node) . ')');
-    poll_until(sub { stat_sink($node)->{pid} && stat_sink($node)->{state} eq 'paused (restored)' }, 'it is paused again');
+    my $pid = kill_worker($node, 'postgres', 'TERM');
+    poll_until(sub { (worker_pid($node) // $pid) != $pid }, 'there is another worker');
+    poll_until(sub { stat_sink($node)->{state} eq 'paused (restored)' }, 'it is paused again');
     is($redis->published, $before, "$name: nothing was sent, also after a restart of the worker");
     is(stat_sink($node)->{lag_events}, $node->safe_psql('postgres', 'SELECT count(*) FROM truth') - $confirmed - keys %dead,
         "$name: stat_sink counts what waits");

@@ -23,7 +23,10 @@
 #   prepare_database($node, $db)   CREATE EXTENSION and the load's tables in another database
 #   worker_pid($node, $db, $sink_id)   pid of the worker of a sink (1: "default"), or undef
 #   wait_for_worker($node, $db, $sink_id)    until there is one; its pid
-#   kill_worker($node, $db, $signal, $sink_id)   KILL unless told otherwise; the pid that it had
+#   kill_worker($node, $db, $signal, $sink_id, $pid)   KILL unless told otherwise; the pid that it had. It asks for the pid, which
+#                              takes a moment, unless it is given
+#   stop_redis_in_batch($node, $redis, $emit)    $redis->sigstop, when the worker has recorded the tick of what $emit->() commits
+#                              and before it has sent any of it: it waits for Redis' answer
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
 #   wait_recovered($node, $pid)    after kill -9 of one process of the server, until it has noticed and restarted itself: before that
 #                              a query may still succeed, and the next one be cut off
@@ -80,9 +83,10 @@ use PostgreSQL::Test::Utils;
 
 use OutboxTest::Proxy;
 use OutboxTest::Redis;
+use OutboxTest::Session;
 
 our @EXPORT = qw(
-    new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush wait_settled
+    new_node prepare_database worker_pid wait_for_worker kill_worker stop_redis_in_batch crash stat_sink flush wait_settled
     start_load run_load emit_some committed end_prepared
     check_streams ok_streams poll_until wait_for_streams log_has wait_recovered
 );
@@ -140,8 +144,8 @@ sub wait_for_worker {
 }
 
 sub kill_worker {
-    my ($node, $db, $signal, $sink_id) = @_;
-    my $pid = wait_for_worker($node, $db, $sink_id);
+    my ($node, $db, $signal, $sink_id, $pid) = @_;
+    $pid //= wait_for_worker($node, $db, $sink_id);
     # between asking and killing it may have gone and its pid be somebody else's
     die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
     kill $signal // 'KILL', $pid;
@@ -152,6 +156,27 @@ sub wait_recovered {
     my ($node, $pid) = @_;
     # its entry is in shared memory until that is made anew
     poll_until(sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE pid = $pid") eq '0' }, 'the server has recovered');
+    return;
+}
+
+# A worker may find out that Redis stands still before it has anything to send, as it renews its lease all the time, and then it
+# records no tick. So Redis stops while the worker waits for a lock on the table of ticks.
+sub stop_redis_in_batch {
+    my ($node, $redis, $emit) = @_;
+    poll_until(sub { flush($node) }, 'the worker works');
+    my $pid = wait_for_worker($node);
+    my $count = 'SELECT count(*) FROM outbox.tick';
+    my $ticks = $node->safe_psql('postgres', $count);
+    my $hold = OutboxTest::Session->new($node);
+    $hold->say('BEGIN; LOCK TABLE ' . join(', ', map { "outbox.tick_$_" } 0 .. 7) . ' IN SHARE MODE;');
+    $emit->();
+    poll_until(
+        sub { $node->safe_psql('postgres', "SELECT count(*) FROM pg_locks WHERE pid = $pid AND NOT granted AND locktype = 'relation'") },
+        'the worker is about to record a tick');
+    $redis->sigstop;
+    $hold->say('COMMIT;');
+    $hold->end;
+    poll_until(sub { $node->safe_psql('postgres', $count) > $ticks }, 'it has recorded it');
     return;
 }
 
@@ -174,6 +199,7 @@ sub crash {
     my ($node) = @_;
     my $postmaster = postmaster_pid($node);
     kill 'STOP', $postmaster;    # or it would start new children meanwhile
+    poll_until(sub { OutboxTest::Redis::stands_still($postmaster) }, 'the postmaster starts no more children');
     my @children = grep { parent_of($_) == $postmaster } map { m{/(\d+)$} } glob '/proc/[0-9]*';
     kill 'KILL', $postmaster, @children;
     poll_until(sub { !grep { alive($_) } $postmaster, @children }, 'the killed server is gone');
@@ -225,10 +251,11 @@ sub wait_settled {
 }
 
 # Transactions of clients that were stopped between PREPARE and COMMIT PREPARED. Either end is a right one; without any,
-# their row locks would stop the load for good.
+# their row locks would stop the load for good. Those of another database can only be ended there.
 sub end_prepared {
     my ($node, $db, $prefix) = @_;
-    my $left = $node->safe_psql($db, "SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '$prefix%' ORDER BY 1");
+    my $left = $node->safe_psql($db,
+        "SELECT gid FROM pg_prepared_xacts WHERE gid LIKE '$prefix%' AND database = current_database() ORDER BY 1");
     my $n = 0;
     $node->safe_psql($db, ($n++ % 2 ? 'ROLLBACK' : 'COMMIT') . " PREPARED '$_'") for split /\n/, $left;
     return;

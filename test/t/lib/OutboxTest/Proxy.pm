@@ -61,7 +61,7 @@ sub stats { my ($self) = @_; return { split / /, $self->order('stats') } }
 
 sub wait_for_cut {
     my ($self, $cuts, $timeout) = @_;
-    my $until = time + ($timeout // 30);
+    my $until = time + ($timeout // 60);
     until ($self->stats->{cuts} >= $cuts) {
         return 0 if time > $until;
         sleep 0.01;
@@ -173,7 +173,8 @@ sub serve {
                     $link->{client}->blocking(1);
                     syswrite $link->{client}, $link->{to_client};
                 }
-                $drop->($link);
+                # who waits for a cut has it also when the worker lost patience first
+                $link->{swallowing} ? $cut->($link) : $drop->($link);
                 next;
             }
             if ($socket == $link->{client}) {

@@ -133,7 +133,21 @@ sub wipe {
     return $self;
 }
 
-sub sigstop { kill 'STOP', $_[0]{pid}; return $_[0] }
+# Returns when it stands still.
+sub sigstop {
+    my ($self) = @_;
+    kill 'STOP', $self->{pid};
+    my $until = time + $self->{timeout};
+    sleep 0.001 until stands_still($self->{pid}) || time > $until;
+    return $self;
+}
+
+sub stands_still {
+    my ($pid) = @_;
+    open my $file, '<', "/proc/$pid/stat" or return 1;
+    return (readline($file) // '') !~ /\) [RSD] /;
+}
+
 sub sigcont { kill 'CONT', $_[0]{pid}; return $_[0] }
 
 # One command; its reply (strings, integers, undef for nil, array references), or dies with Redis' words: "OOM command ...".

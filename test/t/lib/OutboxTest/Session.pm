@@ -7,7 +7,7 @@ use IPC::Run ();
 
 sub new {
     my ($class, $node) = @_;
-    my $self = bless { in => '', out => '', err => '', said => 0, timer => IPC::Run::timeout(60) }, $class;
+    my $self = bless { in => '', out => '', err => '', said => 0, timer => IPC::Run::timeout(180) }, $class;
     $self->{run} = IPC::Run::start([ 'psql', '-XAtq', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('postgres') ], '<', \$self->{in},
         '>', \$self->{out}, '2>', \$self->{err}, $self->{timer});
     return $self;
@@ -23,5 +23,7 @@ sub say {
     die $self->{err} if $self->{err} =~ /ERROR/;
     return;
 }
+
+sub end { my ($self) = @_; $self->{run}->finish; return }
 
 1;

@@ -17,7 +17,7 @@ sub new {
 sub say {
     my ($self, $sql) = @_;
     my $done = 'done-' . ++$self->{said};
-    $self->{timer}->start(60);    # for what is said now, not for the session
+    $self->{timer}->start(180);    # for what is said now, not for the session
     $self->{in} .= "$sql\n\\echo $done\n";
     IPC::Run::pump($self->{run}) until $self->{out} =~ /$done\n/ || $self->{err} =~ /ERROR/;
     die $self->{err} if $self->{err} =~ /ERROR/;

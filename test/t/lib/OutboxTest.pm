@@ -27,6 +27,7 @@
 #   crash($node)               kill -9 of the postmaster and every child of it, leftovers removed: ready for $node->start
 #   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
 #   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
+#   pause_sink($node, $db, $sink)    outbox.pause(), and until its worker sends nothing any more
 #   wait_settled($node, $db)   end what the load left prepared, then flush; call it after $load->stop
 #
 # Load: transactions of known outcome, see "the load" below. truth(event_id, aggregate_id, version, topic, digest)
@@ -80,7 +81,7 @@ use OutboxTest::Proxy;
 use OutboxTest::Redis;
 
 our @EXPORT = qw(
-    new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush wait_settled
+    new_node prepare_database worker_pid wait_for_worker kill_worker crash stat_sink flush pause_sink wait_settled
     start_load run_load emit_some committed end_prepared
     check_streams ok_streams poll_until wait_for_streams log_has
 );
@@ -198,6 +199,21 @@ sub flush {
     my ($node, $db, $timeout, $sink) = @_;
     return $node->safe_psql($db // 'postgres',
         "SELECT outbox.flush('" . ($timeout // '30 s') . "', '" . ($sink // 'default') . "')") eq 't';
+}
+
+# stat_sink says what is wanted of a sink as soon as that is committed; its worker may still be sending then.
+sub pause_sink {
+    my ($node, $db, $sink) = @_;
+    $db //= 'postgres';
+    $sink //= 'default';
+    $node->safe_psql($db, "SELECT outbox.pause('$sink')");
+    poll_until(
+        sub {
+            $node->safe_psql($db,
+                "SELECT w.state FROM outbox.worker_state() w JOIN outbox.sink s ON s.id = w.sink_id WHERE s.name = '$sink'") eq 'paused';
+        },
+        "sink $sink is paused");
+    return;
 }
 
 sub wait_settled {

@@ -140,9 +140,9 @@ sub wait_for_worker {
 
 sub kill_worker {
     my ($node, $db, $signal, $sink_id) = @_;
-    my $pid = wait_for_worker($node, $db, $sink_id);
     # between asking and killing it may have gone and its pid be somebody else's
-    die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
+    my $pid = poll_until(sub { my $there = worker_pid($node, $db, $sink_id); $there && parent_of($there) == postmaster_pid($node) && $there },
+        'there is a worker of this server');
     kill $signal // 'KILL', $pid;
     return $pid;
 }

@@ -26,7 +26,7 @@ my $load = start_load($node, clients => 3, rate => 150, weights => { commit => 6
 poll_until(sub { one('SELECT count(*) FROM truth WHERE event_id NOT IN (SELECT event_id FROM outbox.stored_event)') > 100 }, 'events are dropped', 60);
 one("SELECT outbox.create_sink('brake', '" . $late->url(1) . "')");
 pause_sink($node, 'postgres', 'brake');
-poll_until(sub { (stat_sink($node)->{retention_held_back_by} // '') =~ /sink "brake"/ }, 'a paused sink holds retention back', 60);
+poll_until(sub { (stat_sink($node)->{retention_held_back_by} // '') =~ /sink "brake" has not confirmed/ }, 'a paused sink holds retention back', 60);
 my $stored = one('SELECT count(*) FROM outbox.stored_event');
 
 my ($status, undef, $notice) = $node->psql('postgres', "SELECT outbox.create_sink('old', '" . $late->url(2) . "', start => '2001-01-01')");

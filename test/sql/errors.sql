@@ -177,7 +177,7 @@ SELECT outbox.flush('0');
 SELECT outbox.flush('20 ms');
 -- it can be cancelled, however long it was told to wait
 BEGIN;
-SET LOCAL statement_timeout = '100ms';
+SET LOCAL statement_timeout = '1s';
 SELECT pg_temp.state($$SELECT outbox.flush(NULL)$$);
 SELECT pg_temp.state($$SELECT outbox.flush('1 month')$$);
 SELECT pg_temp.state($$SELECT outbox.flush('300000 years')$$);

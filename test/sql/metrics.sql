@@ -1,6 +1,8 @@
 -- outbox.metrics(): stat_sink in the text format of Prometheus
 
 SELECT outbox.emit('metrics_waiting.happened', '{}') IS NOT NULL AS emitted FROM generate_series(1, 3);
+-- what a worker counts is there when the worker is
+DO $$ BEGIN WHILE NOT EXISTS (SELECT FROM outbox.worker_state() WHERE pid <> 0) LOOP PERFORM pg_sleep(0.01); END LOOP; END $$;
 CREATE TEMP TABLE line AS SELECT n, line FROM regexp_split_to_table(outbox.metrics(), E'\n') WITH ORDINALITY AS l(line, n);
 SELECT line FROM line WHERE line LIKE '#%' ORDER BY n;
 -- each sample follows its family, and the text ends with a new line

@@ -55,6 +55,8 @@ for my $db ('first', 'second') {
 poll_until(
     sub { log_has($node, qr/WARNING:  could not start the outbox \w+ for database \d+: no background worker is free\n.*HINT:  .*max_worker_processes/) },
     'the log says that no background worker is free');
+# the line may be of an earlier time, when one was soon free again
+poll_until(sub { ($node->psql('second', 'SELECT load.step(1)'))[2] =~ /WARNING/ }, 'there is none for the second database');
 my $warning = emit_and_listen($node, 'second');
 like($warning, qr/WARNING: .*\n.*HINT: .*max_worker_processes/s, 'so does emit');
 is(emit_and_listen($node, 'first'), '', 'but not where there is a worker');
@@ -93,6 +95,7 @@ my $load = start_load($node, clients => 2, rate => 200);
 wait_for_streams($redis, 200);
 set($node, 'outbox.enabled', 'off');
 poll_until(sub { stat_sink($node)->{state} eq 'disabled' }, 'the sink is disabled');
+poll_until(sub { $redis->cmd('CLIENT', 'LIST') !~ / name=outbox:/ }, 'Redis has read what the worker had sent');
 my $published = $redis->published;
 my $committed = committed($node);
 poll_until(sub { committed($node) > $committed + 100 }, 'emit goes on');
@@ -123,6 +126,7 @@ my $address = '127.0.0.1:' . $guarded->port;
 $node->safe_psql('postgres', "ALTER SYSTEM SET outbox.redis_url = 'redis://outbox:$secret\@$address/0'");
 $node->reload;
 run_load($node, clients => 2, transactions => 20);
+wait_for_streams($guarded, 1);
 wait_settled($node);
 ok_streams($node, $guarded, 'a password in the URL is used');
 $node->safe_psql('postgres', 'CREATE ROLE monitor LOGIN; GRANT pg_monitor, outbox_reader TO monitor');
@@ -155,8 +159,9 @@ $node->append_conf('postgresql.conf', "log_parameter_max_length = -1\nlog_min_er
 $node->reload;
 $node->psql('postgres', "ALTER SYSTEM SET outbox.redis_url = 'redis://outbox:wrong-$secret\@$address/0'");
 $node->reload;
-poll_until(sub { stat_sink($node)->{last_error} =~ /^WRONGPASS/ }, 'a wrong password is refused');
-ok(log_has($node, qr/WRONGPASS.*\n.*HINT:  Check the user and password/, $from), 'the log says so with a hint');
+poll_until(sub { (stat_sink($node)->{last_error} // '') =~ /^WRONGPASS/ }, 'a wrong password is refused');
+ok(poll_until(sub { log_has($node, qr/WRONGPASS.*\n.*HINT:  Check the user and password/, $from) }, 'the log says so'),
+    'the log says so with a hint');
 
 # a file
 
@@ -165,8 +170,9 @@ PostgreSQL::Test::Utils::append_to_file($file, "$secret\n");
 chmod 0644, $file;
 set($node, 'outbox.redis_url', "redis://outbox\@$address/0");
 set($node, 'outbox.redis_password_file', $file);
-poll_until(sub { stat_sink($node)->{last_error} =~ /mode 0600/ }, 'a file that others may read is refused');
-ok(log_has($node, qr/WARNING: .*password file "\Q$file\E" has group or world access/, $from), 'the log says so');
+poll_until(sub { (stat_sink($node)->{last_error} // '') =~ /mode 0600/ }, 'a file that others may read is refused');
+ok(poll_until(sub { log_has($node, qr/WARNING: .*password file "\Q$file\E" has group or world access/, $from) }, 'the log says so'),
+    'the log says so');
 chmod 0600, $file;
 poll_until(sub { stat_sink($node)->{state} eq 'streaming' }, 'with the right mode it is read');
 run_load($node, clients => 2, transactions => 20);

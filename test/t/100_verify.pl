@@ -9,7 +9,7 @@ use OutboxTest;
 use OutboxTest::Positions;
 
 my $redis = OutboxTest::Redis->new;
-my $node = new_node(redis => $redis, conf => "outbox.retry_max = '100ms'\nmax_worker_processes = 12\n");
+my $node = new_node(redis => $redis, conf => "outbox.retry_max = '100ms'\nmax_worker_processes = 16\n");
 
 # rows as finding|stream|expected|found|event_id|entries
 sub verify {
@@ -126,6 +126,7 @@ $redis->cmd('DEL', 'outbox:{billing}');
 is_deeply([ grep { /billing/ } split /\n/, verify() ],
     [ map { "missing|outbox:{billing}|$_->[0]||$_->[1]{event_id}|1" } @billing ], 'each entry of a deleted stream is missing');
 run_load($node, clients => 2, transactions => 40);
+$node->safe_psql('postgres', 'SELECT load.step(4) FROM generate_series(1, 5)');    # these are of "billing", whatever the load was
 wait_settled($node);
 is_deeply([ grep { /billing/ } split /\n/, verify() ],
     [ map { "missing|outbox:{billing}|$_->[0]||$_->[1]{event_id}|1" } @billing ], 'and stays so when the sink goes on with a new one');
@@ -143,8 +144,7 @@ clean('after everything was lost and appended again nothing is missing');
 
 # a loss that nobody can heal: the sink is paused
 
-$node->safe_psql('postgres', 'SELECT outbox.pause()');
-poll_until(sub { stat_sink($node)->{state} eq 'paused' }, 'it is paused');
+pause_sink($node);
 emit_some($node, 30);
 clean('what waits in a paused sink is not missing');
 my @before = map { my $key = $_; map { "missing|$key|$_->[0]||$_->[1]{event_id}|1" } $redis->entries($key) } $redis->streams;
@@ -177,14 +177,14 @@ poll_until(sub { verify() eq '' }, 'it is healed');
 my $load = start_load($node, clients => 2, rate => 300);
 my $looks = 0;
 my $until = time + 3;
-while (time < $until) {
+while (time < $until || $looks < 10) {
     my $seen = verify();
     is($seen, '', 'under load') if $seen ne '' || !$looks;
     $looks++;
 }
 $load->stop;
 wait_settled($node);
-cmp_ok($looks, '>', 5, 'looked at while events were published');
+cmp_ok($looks, '>=', 10, 'looked at while events were published');
 clean('and is all there in the end');
 
 # held streams and dead letters
@@ -216,13 +216,20 @@ $node->reload;
 
 # Redis hangs, and is gone
 
+# longer than anything here may take: who waits for an answer waits until he is told not to
+sub wait_for_answers {
+    my ($how) = @_;
+    $node->safe_psql('postgres', "ALTER SYSTEM $how");
+    $node->reload;
+}
+wait_for_answers(q{SET outbox.response_timeout = '120s'});
 $redis->sigstop;
 my $began = time;
 fails("SET statement_timeout = '300ms'; SELECT * FROM outbox.verify()", qr/canceling statement due to statement timeout/,
     'a Redis that hangs does not keep the caller from its time-out');
-cmp_ok(time - $began, '<', 1.5, 'at once');
+cmp_ok(time - $began, '<', 60, 'at once');
 my $verifiers = q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'outbox verifier'};
-poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'its worker is gone', 2);
+poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'its worker is gone');
 
 # in the background, for a look at both
 sub verify_in_background {
@@ -243,7 +250,7 @@ sub verifying {
 sub ended {
     my ($pid, $regex, $name) = @_;
     my $status;
-    poll_until(sub { waitpid($pid, POSIX::WNOHANG()) == $pid and $status = $?, 1 }, 'the caller is back', 5);
+    poll_until(sub { waitpid($pid, POSIX::WNOHANG()) == $pid and $status = $?, 1 }, 'the caller is back');
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return like(OutboxTest::slurp_file($node->basedir . '/verify.err'), $regex, $name);
 }
@@ -254,14 +261,18 @@ for my $how ('pg_cancel_backend', 'pg_terminate_backend') {
     my @sockets = grep { defined && /socket/ } map { readlink } glob "/proc/$caller/fd/*";
     my @others = grep { defined && /socket/ } map { readlink } glob "/proc/$worker/fd/*";
     is($node->safe_psql('postgres', "SELECT sink FROM outbox.stat_verify"), 'default', 'stat_verify names the sink');
-    like($node->safe_psql('postgres', "SELECT query FROM pg_stat_activity WHERE pid = $worker"), qr/^verifying sink "default": tick \d+ of \d+$/,
+    ok(poll_until(
+            sub {
+                $node->safe_psql('postgres', "SELECT query FROM pg_stat_activity WHERE pid = $worker") =~ /^verifying sink "default": tick \d+ of \d+$/;
+            },
+            'the activity of the worker is there'),
         'the activity of the worker says how far it is');
     cmp_ok(scalar @sockets, '<', 2, 'the caller has the socket of its client and no other');
     $began = time;
     $node->safe_psql('postgres', "SELECT $how($caller)");
     ended($psql, $how eq 'pg_cancel_backend' ? qr/canceling statement due to user request/ : qr/terminating connection/, "$how ends it");
-    poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'its worker is gone', 2);
-    cmp_ok(time - $began, '<', 1.5, 'within a second or so');
+    poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'its worker is gone');
+    cmp_ok(time - $began, '<', 60, 'without an answer');
 }
 my $psql = verify_in_background();
 my (undef, $worker) = split / /, verifying();
@@ -277,9 +288,10 @@ $psql = verify_in_background('doomed');
 verifying('doomed');
 $began = time;
 $node->safe_psql('postgres', 'DROP DATABASE doomed WITH (FORCE)');
-cmp_ok(time - $began, '<', 4, 'DROP DATABASE does not wait for it');
+cmp_ok(time - $began, '<', 60, 'DROP DATABASE does not wait for it');
 ended($psql, qr/terminat/, 'but ends it');
 
+wait_for_answers('RESET outbox.response_timeout');
 fails('SELECT * FROM outbox.verify()', qr/ERROR:  could not read the streams of sink "default" from Redis at "[^"]+": no answer in time.*HINT:/s,
     'a Redis that does not answer is an error');
 $redis->sigcont;
@@ -303,13 +315,15 @@ clean('nor later');
 
 # no more than eight
 
+wait_for_answers(q{SET outbox.response_timeout = '120s'});
 $redis->sigstop;
 my @eight = map { verify_in_background() } 1 .. 8;
 poll_until(sub { $node->safe_psql('postgres', 'SELECT count(*) FROM outbox.stat_verify') == 8 }, 'eight are under way');
 fails('SELECT * FROM outbox.verify()', qr/ERROR:  too many sinks are being verified already\nHINT:/, 'a ninth is refused');
 $node->safe_psql('postgres', 'SELECT pg_cancel_backend(pid) FROM outbox.stat_verify');
 waitpid $_, 0 for @eight;
-poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'they are gone', 2);
+poll_until(sub { $node->safe_psql('postgres', $verifiers) == 0 }, 'they are gone');
+wait_for_answers('RESET outbox.response_timeout');
 $redis->sigcont;
 poll_until(sub { flush($node) }, 'Redis is back');
 clean('and there is room again');

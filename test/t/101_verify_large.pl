@@ -47,7 +47,13 @@ sub most_memory_of {
     return ($most, $looks);
 }
 my $began = time;
-my ($most, $looks) = most_memory_of(sub { die if verify() ne '' });
+my ($most, $looks) = (0, 0);
+for (1 .. 20) {
+    my ($now, $more) = most_memory_of(sub { die if verify() ne '' });
+    $most = $now if $now > $most;
+    $looks += $more;
+    last if $looks > 3;
+}
 note sprintf '%d events in %.1f s, %d looks, at most %.1f MB', $many, time - $began, $looks, $most;
 cmp_ok($looks, '>', 3, 'the worker was looked at while it worked');
 cmp_ok($most, '<', 50, 'in less than 50 MB');

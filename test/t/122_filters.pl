@@ -111,7 +111,7 @@ is(@{ some_entries() }, @$there + 1, 'and nothing else');
 one(q{SELECT outbox.alter_sink('some', topics => '{poison}', event_types => '{*.*.paid}')});
 $some->cmd('SET', 'some:{poison}', 'not a stream');
 one(q{SELECT outbox.emit('poison.letter.' || CASE WHEN i % 2 = 0 THEN 'paid' ELSE 'sent' END, '{}') FROM generate_series(1, 10) i});
-poll_until(sub { stat_sink($node, 'postgres', 'some')->{dead_letters} > 0 }, 'there are dead letters');
+poll_until(sub { flush($node, 'postgres', '10 s', 'some') && stat_sink($node, 'postgres', 'some')->{dead_letters} > 0 }, 'there are dead letters');
 is(one(q{SELECT event_type, count(*) FROM outbox.dead_letter WHERE sink_id = 2 GROUP BY 1}), 'poison.letter.paid|5', 'of the events that it takes');
 my ($status, undef, $error) = $node->psql('postgres', q{SELECT outbox.drop_sink('some')});
 isnt($status, 0, 'it is not dropped with them');

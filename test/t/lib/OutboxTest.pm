@@ -32,6 +32,7 @@
 #                              a query may still succeed, and the next one be cut off
 #   stat_sink($node, $db, $sink)   the row of outbox.stat_sink as { column => value }, of "default" unless told otherwise
 #   flush($node, $db, $timeout, $sink)    outbox.flush(): true when all is published
+#   pause_sink($node, $db, $sink)    outbox.pause(), and until its worker sends nothing any more
 #   wait_settled($node, $db)   end what the load left prepared, then flush; call it after $load->stop
 #
 # Load: transactions of known outcome, see "the load" below. truth(event_id, aggregate_id, version, topic, digest)
@@ -86,8 +87,8 @@ use OutboxTest::Redis;
 use OutboxTest::Session;
 
 our @EXPORT = qw(
-    new_node prepare_database worker_pid wait_for_worker kill_worker stop_redis_in_batch crash stat_sink flush wait_settled
-    start_load run_load emit_some committed end_prepared
+    new_node prepare_database worker_pid wait_for_worker kill_worker stop_redis_in_batch crash stat_sink flush pause_sink
+    wait_settled start_load run_load emit_some committed end_prepared
     check_streams ok_streams poll_until wait_for_streams log_has wait_recovered
 );
 
@@ -145,9 +146,10 @@ sub wait_for_worker {
 
 sub kill_worker {
     my ($node, $db, $signal, $sink_id, $pid) = @_;
-    $pid //= wait_for_worker($node, $db, $sink_id);
     # between asking and killing it may have gone and its pid be somebody else's
-    die "process $pid is none of this server's" unless parent_of($pid) == postmaster_pid($node);
+    my $is_ours = sub { my ($there) = @_; $there && parent_of($there) == postmaster_pid($node) && $there };
+    $pid = $pid ? $is_ours->($pid) : poll_until(sub { $is_ours->(worker_pid($node, $db, $sink_id)) }, 'there is a worker of this server');
+    die 'the worker is gone' unless $pid;
     kill $signal // 'KILL', $pid;
     return $pid;
 }
@@ -233,6 +235,21 @@ sub flush {
     my ($node, $db, $timeout, $sink) = @_;
     return $node->safe_psql($db // 'postgres',
         "SELECT outbox.flush('" . ($timeout // '30 s') . "', '" . ($sink // 'default') . "')") eq 't';
+}
+
+# stat_sink says what is wanted of a sink as soon as that is committed; its worker may still be sending then.
+sub pause_sink {
+    my ($node, $db, $sink) = @_;
+    $db //= 'postgres';
+    $sink //= 'default';
+    $node->safe_psql($db, "SELECT outbox.pause('$sink')");
+    poll_until(
+        sub {
+            $node->safe_psql($db,
+                "SELECT w.state FROM outbox.worker_state() w JOIN outbox.sink s ON s.id = w.sink_id WHERE s.name = '$sink'") eq 'paused';
+        },
+        "sink $sink is paused");
+    return;
 }
 
 sub wait_settled {

@@ -36,26 +36,29 @@ int64 expectation::oldest_generation() const {
 // transactions that had emitted before the ring moved on. They had their ids before the tick after it was recorded, in a
 // transaction that the second tick sees. The xmax of the first one itself need not be above them: it is one more than the last id
 // that had come to its end.
-void expectation::find_horizon() {
+// Transactions are those of the anchor: of what came with a dump the predecessor may have dropped as much.
+void expectation::find_horizon(int32 anchor) {
     horizon_ = InvalidFullTransactionId;
+    horizon_anchor_ = anchor;
     tick next;
     if (generation_ == 0)
         return;
-    int found = 0;
-    for (bool more = first_tick_after(sink_id_, state::first_native_tick(sink_id_), next); more && found < 2;
-         more = first_tick_after(sink_id_, next.ms, next))
-        if (next.anchor == storage::anchor()) {
+    int found = -1; // the first one ends what was dropped
+    for (bool more = first_tick_after(sink_id_, 0, next); more && found < 2; more = first_tick_after(sink_id_, next.ms, next))
+        if (next.anchor == anchor && ++found > 0)
             horizon_ = next.snapshot->xmax;
-            ++found;
-        }
 }
 
 // Can the whole batch still be there?
-bool expectation::is_retained(const tick &current, const stored_snapshot *previous) const {
+bool expectation::is_retained(const tick &current, const stored_snapshot *previous) {
     if (generation_ == 0)
         return true;
-    return previous && (current.anchor != storage::anchor() || !FullTransactionIdIsValid(horizon_) ||
-                        !FullTransactionIdPrecedes(previous->xmin, horizon_));
+    if (!previous)
+        return false;
+    FullTransactionId begins = previous->xmin;
+    if (horizon_anchor_ != current.anchor)
+        find_horizon(current.anchor);
+    return !FullTransactionIdIsValid(horizon_) || !FullTransactionIdPrecedes(begins, horizon_);
 }
 
 // Events that are dropped while they are compared would look as if they had never been committed.
@@ -64,7 +67,7 @@ void expectation::check_ring() {
     if (oldest == generation_)
         return;
     generation_ = oldest;
-    find_horizon();
+    find_horizon(storage::anchor());
     int64 kept = state::first_native_tick(sink_id_);
     bool touched = span_count_ == 0 && tick_ms_ < kept;
     for (int i = 0; i < span_count_; ++i)
@@ -115,7 +118,7 @@ void expectation::load(int sink_id, position before_start, position confirmed, i
     last_placed_ = std::min(state::last_placed(sink_id), until_ms);
 
     generation_ = oldest_generation();
-    find_horizon();
+    find_horizon(storage::anchor());
     tick_ms_ = since_ms - 1;
     tick before, first;
     bool follows = last_tick_before(sink_id, tick_ms_ + 1, before);

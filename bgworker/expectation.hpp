@@ -79,8 +79,8 @@ class expectation {
         position from;
     };
 
-    void find_horizon();
-    bool is_retained(const tick &current, const stored_snapshot *previous) const;
+    void find_horizon(int32 anchor);
+    bool is_retained(const tick &current, const stored_snapshot *previous);
     const stored_snapshot *previous_of(const tick &current);
     void remember(const tick &current);
     void skip_upto(int64 ms);
@@ -108,6 +108,7 @@ class expectation {
     bool any_moves_ = false;
     int64 last_placed_ = 0;
     int64 generation_ = 0; // the oldest that still has ticks
+    int32 horizon_anchor_ = 0;
     FullTransactionId horizon_ = {}; // a batch with a transaction below may have events that were dropped
 
     bool any_ = false;

@@ -158,7 +158,9 @@ class dispatcher {
     // -- retention.cpp
     void turn_ring();
     struct ring_size;
-    bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size);
+    bool is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size,
+                  const state::sink_progress *&without);
+    bool is_kept_for(const state::sink_progress &sink, int64 generation);
     static const char *replay_that_needs(int number);
     const char *reason_to_keep(int number, const state::sink_progress &sink, TimestampTz &since) const;
     bool drop_partition(int64 generation, TimestampTz replaced_at);

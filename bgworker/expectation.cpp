@@ -41,12 +41,12 @@ void expectation::find_horizon(int32 anchor) {
     horizon_ = InvalidFullTransactionId;
     horizon_anchor_ = anchor;
     tick next;
-    if (generation_ == 0)
-        return;
-    int found = -1; // the first one ends what was dropped
-    for (bool more = first_tick_after(sink_id_, 0, next); more && found < 2; more = first_tick_after(sink_id_, next.ms, next))
-        if (next.anchor == anchor && ++found > 0)
+    next.ms = generation_ == 0 ? 0 : state::first_tick_of(sink_id_, anchor); // it ends what was dropped
+    for (int found = 0; found < 2 && next.ms != 0 && first_tick_after(sink_id_, next.ms, next);)
+        if (next.anchor == anchor) {
             horizon_ = next.snapshot->xmax;
+            ++found;
+        }
 }
 
 // Can the whole batch still be there?
@@ -68,7 +68,7 @@ void expectation::check_ring() {
         return;
     generation_ = oldest;
     find_horizon(storage::anchor());
-    int64 kept = state::first_native_tick(sink_id_);
+    int64 kept = state::first_tick_of(sink_id_, storage::anchor());
     bool touched = span_count_ == 0 && tick_ms_ < kept;
     for (int i = 0; i < span_count_; ++i)
         touched = touched || spans_[i].source.ms <= kept || !is_retained(spans_[i].source, spans_[i].previous);
@@ -128,6 +128,11 @@ void expectation::load(int sink_id, position before_start, position confirmed, i
     // What is older than the first tick that there is was never ours, or is no longer known.
     floor_ = upto_ = {follows ? tick_ms_ : first.ms - 1, PG_INT64_MAX};
     any_ = true;
+}
+
+bool expectation::was_dropped_upto(int64 ms) const {
+    tick first;
+    return generation_ > 0 && first_tick_after(sink_id_, 0, first) && first.ms > ms;
 }
 
 void expectation::release() {

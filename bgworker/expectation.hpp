@@ -30,6 +30,8 @@ class expectation {
     position floor() const { return floor_; }
     bool any() const { return any_; } // is there something to check?
     int64 unchecked() const { return unchecked_; }
+    // Is all up to there before what is retained, of which the ring has dropped something? In a transaction.
+    bool was_dropped_upto(int64 ms) const;
 
     // The next window. False when there is none. In no transaction.
     bool next_window();

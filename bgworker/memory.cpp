@@ -90,6 +90,7 @@ bool dispatcher::load_sink() {
 
 // What an earlier worker left.
 void dispatcher::load_memory() {
+    storage::forget_here(); // a dump fills the ring without a word
     begin_transaction();
     state::keep_ring();
     cursor_ = saved_ = state::load_checkpoint(sink_id_);

@@ -264,6 +264,8 @@ replayer::outcome replayer::replay() {
     // what is up to its end was confirmed when it was asked for, whatever the cursor says since
     expectation_.load(sink_id_, sink_.before_start(), task_.until, 0, std::max(task_.since.ms, task_.at.ms), task_.until.ms);
     const bool any_placed = state::last_placed(sink_id_) > 0;
+    if (!expectation_.any() && expectation_.was_dropped_upto(task_.until.ms) && sink_.before_start() < task_.until)
+        replay::note_dropped(task_, task_.until.ms);
     expectation_.commit_transaction();
     int64 dropped = 0;
     position after = expectation_.floor();

@@ -69,7 +69,9 @@ static bool has_events_behind(int number, const stored_snapshot *snapshot) {
 
 // Whether this generation shares no batch of any sink with a newer one that is not old itself: a place in a batch counts the
 // events before it. Events of a transaction that ended only after the ring had moved on are in a batch of a later generation.
-bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size) {
+// `without`: a sink that has no batch yet for some of them.
+bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_progress *sinks, int count, const ring_size &size,
+                          const state::sink_progress *&without) {
     int number = static_cast<int>(generation % partitions);
     bool reaches_current = false;
     for (int i = 0; i < count; ++i) {
@@ -86,6 +88,7 @@ bool dispatcher::is_apart(int64 generation, int64 current, const state::sink_pro
         }
         if (!end || has_events_behind(number, end)) {
             late_generation_ = -1;
+            without = &sinks[i];
             return false;
         }
         reaches_current = true;
@@ -208,6 +211,16 @@ const char *dispatcher::reason_to_keep(int number, const state::sink_progress &s
                 : psprintf("sink \"%s\" has not confirmed its events%s", sink.name, behind);
 }
 
+bool dispatcher::is_kept_for(const state::sink_progress &sink, int64 generation) {
+    TimestampTz since = 0;
+    const char *reason = reason_to_keep(static_cast<int>(generation % partitions), sink, since);
+    if (!reason)
+        return false;
+    hold_back(generation, reason, since);
+    sampled_is_spent_ = true;
+    return true;
+}
+
 // A replay that has still to read the partition; null where there is none.
 const char *dispatcher::replay_that_needs(int number) {
     int count;
@@ -234,7 +247,6 @@ const char *dispatcher::replay_that_needs(int number) {
 // lock: a writer that committed while we waited would otherwise be cut off unread.
 bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     const storage::relations &relations = storage::require();
-    sampled_is_spent_ = false;
     int number = static_cast<int>(generation % partitions);
     int next = (number + 1) % partitions;
     Oid dedupe = dedupe_partition(number); // not there before the extension is updated
@@ -248,14 +260,9 @@ bool dispatcher::drop_partition(int64 generation, TimestampTz replaced_at) {
     // Every sink must be behind it with the position that was recorded durably.
     int count;
     const state::sink_progress *sinks = state::load_progress(count);
-    for (int i = 0; i < count; ++i) {
-        TimestampTz since = 0;
-        if (const char *reason = reason_to_keep(number, sinks[i], since)) {
-            hold_back(generation, reason, since);
-            sampled_is_spent_ = true;
+    for (int i = 0; i < count; ++i)
+        if (is_kept_for(sinks[i], generation))
             return false;
-        }
-    }
     if (const char *reason = replay_that_needs(number)) {
         hold_back(generation, reason, 0);
         return false;
@@ -321,10 +328,20 @@ void dispatcher::turn_ring() {
         if (is_empty("event", number) && is_empty("tick", number))
             continue;
         TimestampTz replaced_at = state::generation_start(generation + 1);
-        if ((!is_old(replaced_at) && !size.has_enough_behind(generation)) || !is_apart(generation, current, sinks, count, size))
+        if (!is_old(replaced_at) && !size.has_enough_behind(generation))
             break;
-        due = true;
-        if (drop_partition(generation, replaced_at) || sampled_is_spent_)
+        const state::sink_progress *without = nullptr;
+        bool dropped = false;
+        sampled_is_spent_ = false;
+        if (is_apart(generation, current, sinks, count, size, without)) {
+            due = true;
+            dropped = drop_partition(generation, replaced_at);
+        } else if (without) {
+            due = is_kept_for(*without, generation);
+        }
+        if (dropped)
+            turned_at_ = 0; // more may be due, and the ring turns as often as we look: look again at once
+        if (dropped || sampled_is_spent_)
             sampled_count_ = 0;
         break;
     }

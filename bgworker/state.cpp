@@ -407,9 +407,8 @@ int64 last_tick_in(int sink_id, int partition) {
     return number(psprintf("SELECT max(ms) FROM outbox.tick_%d WHERE sink_id = $1", partition), {of(sink_id)});
 }
 
-int64 first_native_tick(int sink_id) {
-    return number("SELECT min(ms) FROM outbox.tick WHERE sink_id = $1 AND anchor = $2",
-                  {of(sink_id), of(storage::anchor())});
+int64 first_tick_of(int sink_id, int32 anchor) {
+    return number("SELECT min(ms) FROM outbox.tick WHERE sink_id = $1 AND anchor = $2", {of(sink_id), of(anchor)});
 }
 
 void load_topics(int sink_id, topic_callback add, void *to) {

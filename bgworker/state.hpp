@@ -121,11 +121,10 @@ bool find_sink(const char *name, int &sink_id, sink_row &row);
 position confirmed(int sink_id); // by the worker's own word, or as it was written down last
 int64 count_ticks(int sink_id, int64 from_ms, int64 upto_ms);
 int64 last_tick_in(int sink_id, int partition); // its ms; 0 where there is none
+int64 first_tick_of(int sink_id, int32 anchor); // the same
 
 using topic_callback = void (*)(void *to, std::string_view topic);
 void load_topics(int sink_id, topic_callback add, void *to);
-
-int64 first_native_tick(int sink_id);           // the same, of those of our anchor
 
 // Where events of batches up to `last` were moved to, above `after` and up to `upto`, in order; `ms` is their batch. At
 // most `limit`.

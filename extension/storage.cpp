@@ -93,6 +93,8 @@ void forget_everywhere() {
         CacheInvalidateRelcacheByRelid(ring);
 }
 
+void forget_here() { cache_is_valid = false; }
+
 int32 anchor() {
     static int32 value = 0;
     if (value == 0) {

@@ -42,8 +42,9 @@ const relations *find();
 // As find(), but raises an error; also where the extension is newer than this library. It may be older: see version::require_same().
 const relations &require();
 
-// Forget what is known when this transaction commits, in all processes.
+// Forget what is known when this transaction commits, in all processes; or at once, in this one.
 void forget_everywhere();
+void forget_here();
 
 // Identifies this cluster and database. Rows that carry another value came with a restored dump: their transaction ids mean
 // nothing here.

@@ -67,8 +67,7 @@ PG_FUNCTION_INFO_V1(outbox_wake);
 PGDLLEXPORT Datum outbox_wake(PG_FUNCTION_ARGS) {
     if (!PG_ARGISNULL(0) && PG_GETARG_BOOL(0)) {
         reload_at_commit();
-        if (creating_extension)
-            storage::forget_everywhere();
+        storage::forget_everywhere(); // an update has made them anew, or a dump has filled the ring
     } else
         wake_at_commit();
     PG_RETURN_VOID();

@@ -27,7 +27,7 @@ TEST_P(Killed, at_random_and_started_again_a_group_handles_every_event_and_keeps
     if (how == guard::inbox)
         inbox.emplace();
     std::vector<std::string> words = words_for(how, inbox);
-    words.insert(words.end(), {"claim_idle=8000", "prefetch=20"});
+    words.insert(words.end(), {"claim_idle=4000", "prefetch=20"});
     service service(redis, journal, words, processes);
 
     for (std::uint64_t round = 0; round < rounds; ++round) {
@@ -53,7 +53,7 @@ TEST_P(Killed, at_random_and_started_again_a_group_handles_every_event_and_keeps
                     ended.insert(line.n);
             return ended.size() == all && pending(redis, stream, "billing") == 0;
         },
-        60s))
+        120s))
         << journal.log();
     EXPECT_EQ(count_dead_letters(redis), 0u);
 

@@ -5,6 +5,7 @@ use warnings;
 use Test::More;
 
 use OutboxTest;
+use OutboxTest::Session;
 
 my $redis = OutboxTest::Redis->new;
 my $node = new_node(redis => $redis, conf => "outbox.batch_size = 100\n");
@@ -53,5 +54,37 @@ my ($key, $placed) = split /\|/, one("SELECT 'outbox:{' || topic || '}', ms || '
 $redis->cmd('XDEL', $key, $placed);
 is(one(q{SELECT stream, expected FROM outbox.verify() WHERE finding = 'missing'}, $copy), "$key|$placed",
     'an event that was found there is missing when it is gone');
+$copy->stop;
+
+# Retention has dropped a part of a batch before the dump: the event of a transaction that was open when the ring turned.
+
+$redis = OutboxTest::Redis->new;
+my $turned = new_node(name => 'turned', redis => $redis, conf => "outbox.retention = '3s'\n");
+my $early = '00000000-0000-0000-0000-00000000000a';
+my ($open, $keep) = map { OutboxTest::Session->new($turned) } 1 .. 2;
+$open->say("BEGIN; SELECT outbox.emit('early.thing.begun', '{}', event_id => '$early');");
+my $generation = one('SELECT COALESCE(max(generation), 0) FROM outbox.ring', $turned);
+is(one('SELECT count(*) FROM outbox.event_0', $turned) . $generation, '00', 'it is in the first partition');
+poll_until(sub { emit_some($turned, 1); one('SELECT max(generation) > 0 FROM outbox.ring', $turned) eq 't' }, 'the ring turns');
+$keep->say('BEGIN; LOCK TABLE ' . join(', ', map { "outbox.tick_$_" } 1 .. 7) . ' IN ACCESS SHARE MODE;');
+$open->say('COMMIT;');
+ok(flush($turned), 'it is published');
+my ($batch) = split /-/, one("SELECT position FROM outbox.event WHERE event_id = '$early'", $turned);
+poll_until(sub { emit_some($turned, 1); one("SELECT count(*) FROM outbox.stored_event WHERE event_id = '$early'", $turned) == 0 }, 'it is dropped');
+is(one("SELECT count(*) > 0 FROM outbox.tick WHERE ms = $batch", $turned), 't', 'its batch is not');
+poll_until(sub { flush($turned) }, 'all is published');
+is(verify($turned), '', 'the old database takes it for nothing strange');
+$dump = PostgreSQL::Test::Utils::tempdir() . '/dump';
+$turned->command_ok([ 'pg_dump', '-Fc', '-f', $dump, 'postgres' ], 'pg_dump');
+$keep->say('COMMIT;');
+$_->end for $open, $keep;
+$turned->stop;
+my $again = new_node(name => 'again', redis => $redis, extension => 0, load => 0);
+$again->command_ok([ 'pg_restore', '-d', 'postgres', $dump ], 'pg_restore');
+poll_until(sub { stat_sink($again)->{state} eq 'paused (restored)' }, 'the sink is paused');
+one('SELECT outbox.resume()', $again);
+emit_some($again, 10);
+poll_until(sub { flush($again) }, 'it goes on');
+is(verify($again), '', 'nor does the restored one');
 
 done_testing();

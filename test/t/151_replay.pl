@@ -135,7 +135,7 @@ for my $way (@ways) {
 
 # Redis loses what was replayed, in the middle of it
 
-$id = one(q{SELECT outbox.replay(into_stream => 'lost:{%t}', until => '} . (split / /, $original[-1])[0] . q{', rate => 10)});
+$id = one(q{SELECT outbox.replay(into_stream => 'lost:{%t}', until => '} . (split / /, $original[-1])[0] . q{', rate => 20)});
 poll_until(sub { one("SELECT done FROM outbox.stat_replay WHERE id = $id") > 5 }, 'it goes on');
 $redis->kill9;
 is(state_of($id), 'running', 'it is in the middle');
@@ -173,5 +173,7 @@ one("SELECT outbox.cancel_replay($id)");
 poll_until(sub { emit_some($node, 1); one('SELECT min(seq) FROM outbox.stored_event') > $stored }, 'without it retention goes on');
 $id = replay(q{into_stream => 'rest:{%t}'});
 like(one("SELECT not_retained_upto FROM outbox.stat_replay WHERE id = $id"), qr/^20/, 'one that would have begun earlier tells so');
+$id = replay(q{into_stream => 'gone:{%t}', until => '} . (split / /, $original[0])[0] . q{'});
+is(one("SELECT done || '|' || (not_retained_upto IS NOT NULL) FROM outbox.stat_replay WHERE id = $id"), '0|true', 'and so does one of what is gone altogether');
 
 done_testing();

@@ -64,7 +64,8 @@ class proxy {
 
     std::string url() const { return "redis://127.0.0.1:" + std::to_string(port_); }
 
-    // From now on, also on the connections that are there; but "refuse" is for new ones, see cut().
+    // From now on, also on the connections that are there; but "refuse" is for new ones, see cut(). A connection on which
+    // something was lost loses all that follows it, until it is closed: no network loses the middle of a stream.
     void be(manner now) { manner_ = now; }
     // Closes the connections that are there.
     void cut() {
@@ -78,7 +79,7 @@ class proxy {
   private:
     struct pair {
         int client, server;
-        bool halved = false;
+        bool mute = false, deaf = false; // what is said by the client, or to it, is lost
     };
 
     void work() {
@@ -140,11 +141,12 @@ class proxy {
         return true;
     }
 
-    bool to_server(const pair &one) {
+    bool to_server(pair &one) {
         ssize_t n = recv(one.client, buffer_.data(), buffer_.size(), 0);
         if (n <= 0)
             return false;
-        if (manner_ == manner::silent)
+        one.mute |= manner_ == manner::silent;
+        if (one.mute)
             return true;
         if (manner_ == manner::babble) {
             constexpr std::string_view words = "HTTP/1.1 400 Bad Request\r\n\r\n";
@@ -158,19 +160,18 @@ class proxy {
         if (n <= 0)
             return false;
         manner now = manner_;
-        if (now == manner::pass)
+        if (!one.deaf && now == manner::pass)
             return put(one.client, buffer_.data(), n);
-        if (now == manner::crawl) {
+        if (!one.deaf && now == manner::crawl) {
             for (ssize_t i = 0; i < n; ++i)
                 if (!put(one.client, buffer_.data() + i, 1))
                     return false;
             return true;
         }
         swallowed_ += n;
-        if (now != manner::half || one.halved)
-            return true;
-        one.halved = true;
-        return put(one.client, buffer_.data(), std::max<ssize_t>(n / 2, 1));
+        bool first = !one.deaf;
+        one.deaf = true;
+        return now != manner::half || !first || put(one.client, buffer_.data(), std::max<ssize_t>(n / 2, 1));
     }
 
     std::string server_;

@@ -331,6 +331,20 @@ else
     rows = redis.call('XPENDING', stream, group, 'IDLE', min_idle, from, '+', count)
 end
 
+-- The lease of what is not in the stream any more cannot be renewed: it may be with a handler all the same, as long as its
+-- consumer is heard of, see renew. Whether it is in our own hands, the caller knows.
+local silent
+local function is_silent(owner)
+    if not silent then
+        silent = {}
+        for _, row in ipairs(redis.call('XINFO', 'CONSUMERS', stream, group)) do
+            local about = named(row)
+            silent[about.name] = about.idle >= tonumber(min_idle)
+        end
+    end
+    return silent[owner]
+end
+
 -- First the dead letters, which may fail for want of memory: nothing is moved then.
 local trimmed = 0
 local taken = {}
@@ -338,9 +352,9 @@ for _, row in ipairs(rows) do
     local id, owner, _, deliveries = unpack(row)
     local fields = entry(stream, id)
     local attempts = tonumber(redis.call('HGET', attempts_hash, id) or -1) or -1
-    if fields or mine == '1' then
+    if fields or owner == consumer then
         taken[#taken + 1] = {id, fields or {}, deliveries + 1, attempts}
-    else
+    elseif is_silent(owner) then
         append_dead_letter(dead, {
             position = id,
             stream = stream,
@@ -378,13 +392,22 @@ local function exists(id)
     return entry(stream, id)
 end
 local lost = {}
+local trimmed = false
 for i = 3, #ARGV do
     local id = ARGV[i]
     if not pending(stream, group, id, consumer) then
         lost[#lost + 1] = id
     elseif exists(id) then
         redis.call('XCLAIM', stream, group, consumer, 0, id, 'JUSTID')
+    else
+        trimmed = true
     end
+end
+if trimmed then
+    -- A look at what is pending behind everything: the consumer is heard of, which before 7.2 waiting for entries does not do.
+    -- (With 5 at its end the position would mean ">".)
+    local last = '18446744073709551615-18446744073709551614'
+    redis.call('XREADGROUP', 'GROUP', group, consumer, 'COUNT', 1, 'STREAMS', stream, last)
 end
 return lost
 )lua");

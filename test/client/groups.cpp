@@ -246,6 +246,32 @@ TEST_F(Groups, what_is_in_hand_is_handled_although_it_was_trimmed_away) {
     EXPECT_EQ(consumer->stats().dead_lettered, 0u);
 }
 
+// A lease of what is not in the stream any more cannot be renewed.
+TEST_F(Groups, what_was_trimmed_away_is_handled_by_whoever_has_it_for_as_long_as_that_takes) {
+    gate hold;
+    auto options = this->options();
+    options.claim_idle = 2s;
+    auto handler = [&](class consumer &to) {
+        to.on("wallet.created", [&](const event &event) {
+            hold.pass();
+            handled.take(number(event));
+        });
+    };
+    running_consumer consumer(options, handler);
+    publish(redis, 1, 4);
+    ASSERT_TRUE(eventually([&] { return hold.waiting() == 4; }));
+    redis.command({"XTRIM", wallets, "MAXLEN", "0"});
+    // the other one looks for what it may take over, again and again; and so does the one that has it
+    running_consumer other(options, handler);
+    ASSERT_TRUE(eventually([&] { return redis.command({"XPENDING", wallets, "billing", "IDLE", "3000", "-", "+", "9"})->elements == 4; }));
+    hold.open();
+    ASSERT_TRUE(all_done(4));
+    EXPECT_EQ(handled.count(), 4u);
+    EXPECT_TRUE(dead().empty());
+    EXPECT_EQ(consumer->stats().trimmed + other->stats().trimmed, 0u);
+    EXPECT_EQ(consumer->stats().acknowledged, 4u);
+}
+
 TEST_F(Groups, an_event_that_was_trimmed_away_and_fails_for_good_is_a_dead_letter_all_the_same) {
     gate hold;
     running_consumer consumer(options(), [&](class consumer &to) {

@@ -11,7 +11,7 @@
 
 #include <gtest/gtest.h>
 
-#include "redis_server.hpp"
+#include "servers.hpp"
 #include "src/keys.hpp"
 
 namespace outbox {
@@ -187,6 +187,14 @@ class scripts : public testing::Test {
         if (stream.empty())
             stream = keys.stream;
         return server_->command("XPENDING", stream, "billing", id, id, 1)->element[0]->element[2]->integer;
+    }
+    // Since the consumer was heard of, in ms.
+    long long consumer_idle(const std::string &name) const {
+        auto rows = server_->command("XINFO", "CONSUMERS", keys.stream, "billing");
+        for (std::size_t i = 0; i < rows->elements; ++i)
+            if (const redisReply &row = *rows->element[i]; show(*row.element[1]) == name)
+                return row.element[5]->integer;
+        return -1;
     }
     long long deliveries(const std::string &id) const {
         return server_->command("XPENDING", keys.stream, "billing", id, id, 1)->element[0]->element[3]->integer;
@@ -859,6 +867,20 @@ TEST_F(scripts, take_over_makes_dead_letters_of_what_was_trimmed_away) {
     command("XTRIM", keys.stream, "MAXLEN", 0);
     EXPECT_EQ(take_over("me", "0", 100, "-", true), "[0, , [[" + stays + ", [], 3, -1]]]") << "its own may be in hand";
     EXPECT_EQ(pending(), strings{stays});
+}
+
+TEST_F(scripts, take_over_leaves_what_was_trimmed_away_to_a_consumer_that_is_heard_of) {
+    auto others = delivered("e1", "a", "other"), mine = delivered("e2"), silent = delivered("e3", "a", "silent");
+    for (const auto &[id, owner] : {std::pair(others, "other"), std::pair(mine, "me"), std::pair(silent, "silent")})
+        command("XCLAIM", keys.stream, "billing", owner, 0, id, "IDLE", 60'000, "JUSTID");
+    command("XTRIM", keys.stream, "MAXLEN", 0);
+    ASSERT_TRUE(test::eventually([&] { return consumer_idle("silent") >= 300; }));
+    command("MULTI");
+    eval(detail::renew, {keys.stream}, {"billing", "other", others});
+    take_over("me", "300");
+    EXPECT_EQ(command("EXEC"), "[[], [1, , [[" + mine + ", [], 2, -1]]]]") << "its own may be in hand";
+    EXPECT_EQ(pending(), (strings{others, mine}));
+    EXPECT_EQ(field(keys.dead, ids(keys.dead).at(0), "outbox_position"), silent);
 }
 
 TEST_F(scripts, take_over_has_taken_nothing_when_it_fails) {

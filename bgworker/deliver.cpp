@@ -7,6 +7,7 @@
 // is truncated when all that was in it is over.
 
 #include "bgworker/dispatcher.hpp"
+#include "common/crash_point.hpp"
 #include "extension/clock.hpp"
 #include "extension/delayed.hpp"
 #include "extension/settings.hpp"
@@ -217,7 +218,9 @@ bool dispatcher::deliver_due() {
         wake_at_commit();
     // As for a tick, nobody waits for the disk: what is not on it is not sent, and what a crash takes back is due again.
     synchronous_commit = SYNCHRONOUS_COMMIT_OFF;
+    OUTBOX_CRASH_POINT(moved > 0 ? "due_moved" : "");
     commit_transaction();
+    OUTBOX_CRASH_POINT(moved > 0 ? "due_committed" : "");
     synchronous_commit = SYNCHRONOUS_COMMIT_ON; // as in pin_settings(); an error ends the process
     looked_for_due_ = looked_for_due_ || !more;
     return more;

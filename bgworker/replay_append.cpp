@@ -4,6 +4,7 @@
 
 #include "bgworker/fields.hpp"
 #include "bgworker/reply.hpp"
+#include "common/crash_point.hpp"
 #include "common/resp.hpp"
 
 #include "extension/guard.hpp"
@@ -194,8 +195,10 @@ replayer::outcome replayer::send_chunk() {
     const std::size_t queued = sent_count_ + 2, replies = queued + 3;
     if (!link_.send(*commands_))
         return lost();
+    OUTBOX_CRASH_POINT("replay_chunk_sent");
     if (!link_.receive(replies))
         return lost();
+    OUTBOX_CRASH_POINT("replay_chunk_taken"); // Redis knows how far it is, and nobody else
     const redisReply &executed = link_.reply(queued), &seen = link_.reply(replies - 1);
     if (executed.type != REDIS_REPLY_ARRAY || executed.elements != sent_count_ + 1) {
         const char *why = executed.type == REDIS_REPLY_NIL ? "its marker has changed" : "unexpected reply";

@@ -91,6 +91,12 @@ is(found(sub { $_->{id} = '999-1' for entry($_, 9) }), 'failed reordered=1 unord
 is(found(sub { $_->{id} = '1000-4' for entry($_, 5) }), 'failed unordered=1', 'a position that another stream has');
 is(found(sub { $_->{id} = '1000-0', $_->{key} = 'outbox:{alone}' for entry($_, 2) }), 'failed unordered=1',
     'an event below one that was committed before it was emitted, in another stream');
+is(found(sub {
+    $_->{kind} = 'delayed' for grep { $_->{op} eq 'op2' } @{ $_->{history} };
+    $_->{id} = '1000-0', $_->{key} = 'outbox:{alone}' for entry($_, 2);
+}), 'passed', 'which may be where the event was delayed');
+
+is(found(sub { $_->{wrong} = ['replayed: its copy is another'] }), 'failed replayed=1', 'a replay that is not what it is to be');
 
 # handlers
 is(found(sub { $_->{effects} = without($_->{effects}, 5) }), 'failed unhandled=1', 'an event without an effect in the inbox');

@@ -3,14 +3,15 @@
 // committed into torture.truth, in the same transactions.
 //
 //   workload --conninfo CONNINFO --seed N --seconds F --history FILE [--connections 8] [--aggregates 50]
-//            [--rate TRANSACTIONS_PER_SECOND] [--large PERCENT] [--async PERCENT]
+//            [--rate TRANSACTIONS_PER_SECOND] [--large PERCENT] [--async PERCENT] [--delayed PERCENT]
 //
 //   {"t":<CLOCK_MONOTONIC ns>,"op":"<uuid>","do":"invoke","kind":"<kind>","events":<n>}
 //   {"t":<CLOCK_MONOTONIC ns>,"op":"<uuid>","do":"ok|fail|info","error":"…"}
 //
 // ok: the server said COMMIT. fail: it cannot have been committed. info: the answer to COMMIT was lost, so only the truth
-// tells. A kind is what is done to the transaction: commit, rollback, savepoint, exception, prepared, async, timeout or
-// deadlock. Only `async` (synchronous_commit = off) may be ok and yet be gone after a crash of the server.
+// tells. A kind is what is done to the transaction: commit, rollback, savepoint, exception, prepared, async, timeout, deadlock,
+// serializable or delayed. Only `async` (synchronous_commit = off) may be ok and yet be gone after a crash of the server; the
+// events of `delayed` are to be delivered later, each when its own time has come.
 #include <algorithm>
 #include <atomic>
 #include <charconv>
@@ -44,13 +45,14 @@ namespace {
 constexpr const char *topics[] = {"alpha", "beta", "gamma", "delta"};
 constexpr std::size_t max_payload = 1'000'000; // below the default of outbox.max_payload_size
 constexpr std::size_t common_payload = 4096;
+constexpr std::size_t max_delay = 800; // ms
 
 struct settings {
     std::string conninfo, history;
     std::uint64_t seed = 0;
     double seconds = 0, rate = 0;
     int connections = 8, aggregates = 50;
-    double large = 1, async = 5;
+    double large = 1, async = 5, delayed = 5;
 };
 
 std::atomic<bool> stopped{false};
@@ -285,6 +287,8 @@ class client {
         const double lot = random_.real() * 100;
         if (lot < settings_.async)
             return "async";
+        if (lot < settings_.async + settings_.delayed)
+            return "delayed";
         static constexpr struct {
             double upto;
             const char *kind;
@@ -300,6 +304,7 @@ class client {
     struct planned {
         std::size_t aggregate;
         std::string payload;
+        std::size_t delay; // ms, of kind "delayed"
     };
 
     std::vector<planned> draw_events(bool descending) {
@@ -309,6 +314,7 @@ class client {
             each.aggregate = aggregates_.draw(random_);
             each.payload = payload(random_, large ? common_payload + random_.log_uniform(max_payload - common_payload)
                                                   : random_.log_uniform(common_payload));
+            each.delay = random_.below(max_delay + 1);
         }
         // In one order, or two transactions wait for each other.
         std::stable_sort(events.begin(), events.end(),
@@ -319,8 +325,9 @@ class client {
     }
 
     void emit(const std::string &op, const std::string &kind, const planned &event) {
-        const std::string name = "a" + std::to_string(event.aggregate), topic = topics[event.aggregate % std::size(topics)],
-                          k = std::to_string(k_++);
+        const bool delayed = kind == "delayed"; // of an aggregate of its own, as its order is that of the due times
+        const std::string k = std::to_string(k_++), topic = topics[event.aggregate % std::size(topics)],
+                          name = delayed ? "later-" + op + "-" + k : "a" + std::to_string(event.aggregate);
         // which locks the row until the transaction ends
         const std::string version = connection_.run(
             "INSERT INTO torture.aggregate AS a (name, version) VALUES ($1, 1) "
@@ -329,11 +336,11 @@ class client {
         const std::string headers = "{\"k\": " + k + ", \"op\": \"" + op + "\", \"version\": " + version + ", \"aggregate\": \"" +
                                     name + "\"}";
         connection_.run("WITH emitted AS (SELECT outbox.emit($1::text, $2::text, aggregate_id => $3, aggregate_type => 'item', "
-                        "headers => $4::jsonb) AS id) "
+                        "headers => $4::jsonb, deliver_at => clock_timestamp() + nullif($10, '')::interval) AS id) "
                         "INSERT INTO torture.truth (op, k, event_id, aggregate, version, digest, kind) "
                         "SELECT $5::uuid, $6::int, id, $3, $7::bigint, $8, $9 FROM emitted",
                         {topic + ".item.changed", event.payload, name, headers, op, k, version,
-                         digest_of(headers, event.payload), kind});
+                         digest_of(headers, event.payload), kind, delayed ? std::to_string(event.delay) + " ms" : ""});
     }
 
     void transact() {
@@ -471,6 +478,8 @@ settings read_arguments(int count, char **arguments) {
             result.large = number(name, value);
         else if (name == "async")
             result.async = number(name, value);
+        else if (name == "delayed")
+            result.delayed = number(name, value);
         else
             throw std::invalid_argument("there is no option --" + name);
     }

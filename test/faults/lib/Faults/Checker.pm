@@ -31,7 +31,7 @@ use warnings;
 # in this order they are reported
 our @findings = qw(
     lost ghost duplicated reordered corrupt unordered vanished
-    unhandled handled_twice handled_again handled_ghost handled_order overlap
+    replayed unhandled handled_twice handled_again handled_ghost handled_order overlap
     dead_letter pending unsettled hostage slow stuck died
 );
 
@@ -208,13 +208,14 @@ sub versions {
     return;
 }
 
-# What was emitted after a COMMIT had returned is above all that was committed by it, over all streams.
+# What was emitted after a COMMIT had returned is above all that was committed by it, over all streams; but for what is delayed.
 sub emission_order {
     my ($ops, $truth, $position, $blame) = @_;
     my (%lowest, %highest);
     for my $row (@$truth) {
         my $id = $position->{ $row->{event_id} } or next;
         my $op = $row->{op};
+        next if is_delayed($ops->{$op});
         $lowest{$op} = $id if !defined $lowest{$op} || above($id, $lowest{$op}) < 0;
         $highest{$op} = $id if !defined $highest{$op} || above($id, $highest{$op}) > 0;
     }
@@ -338,7 +339,9 @@ sub settled {
     return;
 }
 
-# committed before the fault, and read only after it
+sub is_delayed { my ($op) = @_; return ($op->{kind} // '') eq 'delayed' }
+
+# committed before the fault, and read only after it; what is delayed may have had no way to go yet
 sub in_flight {
     my ($ops, $truth, $first_seen, $begin) = @_;
     return 0 unless defined $begin;
@@ -346,7 +349,8 @@ sub in_flight {
     for my $row (@$truth) {
         my $op = $ops->{ $row->{op} };
         my $seen = $first_seen->{ $row->{event_id} };
-        $n++ if $op && $op->{end} eq 'ok' && $op->{ended} <= $begin && (!defined $seen || $seen > $begin);
+        next if !$op || is_delayed($op);
+        $n++ if $op->{end} eq 'ok' && $op->{ended} <= $begin && (!defined $seen || $seen > $begin);
     }
     return $n;
 }

@@ -6,6 +6,7 @@ use warnings;
 use IO::Socket::INET;
 use Time::HiRes qw(sleep);
 
+use Faults::Evidence;
 use Faults::Wait qw(now_ns);
 
 # Events of one transaction, so that many are on their way when it returns; the first versions of aggregates of their own. Asked
@@ -62,6 +63,31 @@ sub write_history {
     open my $file, '>>', "$self->{dir}/history.bursts" or die "history.bursts: $!\n";
     print $file $line;
     close $file;
+    return;
+}
+
+# A replay of all that is there into other streams, until it is done: they must be what the streams themselves are.
+sub replay {
+    my ($self) = @_;
+    $self->burst(1000);
+    my $expected = $self->entries;
+    my $id = $self->{postgres}->value(q{SELECT outbox.replay(into_stream => 'copy:{%t}')});
+    my $state = 'not begun';
+    $self->await(sub { ($state = $self->{postgres}->value('SELECT state FROM outbox.stat_replay WHERE id = $1', $id)) eq 'done' }, 45)
+        or return $self->blame("stuck: the replay is $state");
+    my $copied = 0;
+    for my $key (@{ $self->{keys} }) {
+        my ($copy, $original) = map { [ Faults::Evidence::entries($self->{redis}, $_) ] } $key =~ s/^outbox/copy/r, $key;
+        for my $entry (@$copy) {
+            my ($is, $was) = map { join ' ', @$_{qw(id event_id digest)} } $entry, shift @$original // { id => 'nothing', event_id => '', digest => '' };
+            next if $is eq $was;
+            $self->blame("replayed: $key has $was where its copy has $is");
+            last;
+        }
+        $copied += @$copy;
+    }
+    $self->blame("replayed: $copied entries instead of the $expected that were there") if $copied < $expected;
+    $self->note("replayed $copied entries, of which $expected were there when it began");
     return;
 }
 

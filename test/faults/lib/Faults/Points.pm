@@ -21,6 +21,7 @@ my %provoke = (
     },
     quiet => sub { my ($round, $file) = @_; $round->quiet(sub { !-e $file }, 15) },
     malformed => sub { my ($round) = @_; $round->add_malformed },
+    replay => sub { my ($round) = @_; $round->replay },
 );
 my %allows = (loss => {%lease_lost}, foreign => {%other_writer}, malformed => {%other_writer}, hold => { unordered => 1 });
 

@@ -338,7 +338,8 @@ sub sink {
 
 sub is_published {
     my ($self) = @_;
-    return $self->{postgres}->value("SELECT outbox.flush('0.5 s')")
+    return !$self->{postgres}->value('SELECT count(*) FROM outbox.delayed')
+        && $self->{postgres}->value("SELECT outbox.flush('0.5 s')")
         && ($self->{postgres}->value('SELECT state FROM outbox.stat_sink') // '') =~ /^(streaming|idle)$/;
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <utility>
 
 #include "common/resp.hpp"
 #include "common/sentinel.hpp"
@@ -378,6 +379,7 @@ void connection::answer(const redisReply &reply) {
     const std::shared_ptr<parser> parser = parser_;
     pending one = std::move(pending_.front());
     pending_.pop_front();
+    overdue_ = false;
     if (state_ == state::ready && reply.type != REDIS_REPLY_ERROR)
         works();
     one.reply(&reply);
@@ -385,7 +387,8 @@ void connection::answer(const redisReply &reply) {
         poll();
 }
 
-// The watchdog looks when the oldest reply is due, and not at every command.
+// The watchdog looks when the oldest reply is due, and not at every command. When it is overdue, the loop has one more round in
+// which to read: this process may have been stopped for longer than the server, and the reply be there.
 void connection::poll() {
     if (pending_.empty() || uv_is_active(reinterpret_cast<uv_handle_t *>(&watchdog_)) != 0)
         return;
@@ -396,10 +399,13 @@ void connection::poll() {
             auto *self = static_cast<connection *>(handle->data);
             if (self->pending_.empty())
                 return;
-            if (self->pending_.front().deadline <= steady_clock::now())
+            bool overdue = self->pending_.front().deadline <= steady_clock::now();
+            if (overdue && std::exchange(self->overdue_, false)) {
                 self->lost("no answer in time");
-            else
+            } else {
+                self->overdue_ = overdue;
                 self->poll();
+            }
         },
         ms(left) + 1, 0);
 }

@@ -112,6 +112,7 @@ class connection {
     wire wire_;
     std::shared_ptr<parser> parser_; // of this connection
     std::deque<pending> pending_; // Redis answers in order
+    bool overdue_ = false;        // the first of them was, when the watchdog looked last
     std::uint64_t connects_ = 0;
     redis_url target_; // a sentinel, or the server, with the password as it was when the connection was begun
 

@@ -4,6 +4,8 @@
 #include <cstdlib>
 #include <random>
 #include <set>
+#include <sstream>
+#include <thread>
 #include <tuple>
 
 #include "workers.hpp"
@@ -278,6 +280,32 @@ INSTANTIATE_TEST_SUITE_P(Consumers, Zombie, ::testing::Values(guard::none, guard
                          [](const auto &info) { return name_of(info.param); });
 
 // One entry goes from hand to hand between two others, as when one takes over from the other; it is always pending.
+// What was answered while it was stopped is in its socket.
+TEST(Stopped, for_longer_than_the_response_timeout_it_reads_what_is_there_and_keeps_its_connections) {
+    redis_server redis;
+    journal journal(redis);
+    worker one(redis, journal, {"response_timeout=2000", "claim_idle=60000"});
+    auto connections = [&] {
+        std::istringstream clients(redis.command({"CLIENT", "LIST", "TYPE", "normal"})->str);
+        std::set<std::string> ids;
+        for (std::string line; std::getline(clients, line);)
+            if (line.find("name=") != line.npos && line.find("-" + std::to_string(one.pid()) + "-") != line.npos)
+                ids.insert(line.substr(0, line.find(' ')));
+        return ids;
+    };
+    append_event(redis, 1, "");
+    ASSERT_TRUE(eventually([&] { return journal.count("end", 1) == 1; })) << journal.log();
+    auto before = connections();
+    ASSERT_EQ(before.size(), 2u);
+    one.signal(SIGSTOP);
+    ASSERT_TRUE(eventually([&] { return one.is_stopped(); }));
+    append_event(redis, 2, "");
+    std::this_thread::sleep_for(2500ms); // longer than it waits for an answer
+    one.signal(SIGCONT);
+    ASSERT_TRUE(eventually([&] { return journal.count("end", 2) == 1 && pending(redis, stream, "billing") == 0; })) << journal.log();
+    EXPECT_EQ(connections(), before) << journal.log();
+}
+
 TEST(Order, an_entry_that_moves_between_other_consumers_holds_back_what_is_behind_it) {
     redis_server redis;
     redis.command("XGROUP", "CREATE", stream, "billing", "0", "MKSTREAM");

@@ -116,6 +116,7 @@ int main(int count, char **arguments) {
                      .jitter = 0.1};
     options.claim_idle = std::chrono::milliseconds(number("claim_idle", 600));
     options.block = 50ms;
+    options.response_timeout = std::chrono::milliseconds(number("response_timeout", options.response_timeout.count()));
     options.reconnect_min = 20ms;
     options.reconnect_max = 200ms;
     options.log = [](outbox::log_level level, std::string_view message) {

@@ -8,7 +8,7 @@
 // All keys of a call belong to one topic. An entry's fields are copied by the scripts themselves, from the stream.
 //
 // Commands that a user needs for them: del, get, hdel, hget, hlen, hset, set, time, xack, xadd, xclaim, xdel, xgroup,
-// xinfo, xlen, xpending, xrange, and eval, evalsha.
+// xinfo, xlen, xpending, xrange, xreadgroup, and eval, evalsha.
 #pragma once
 
 #include <string>

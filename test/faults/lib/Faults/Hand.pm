@@ -69,7 +69,7 @@ sub write_history {
 # A replay of all that is there into other streams, until it is done: they must be what the streams themselves are.
 sub replay {
     my ($self) = @_;
-    $self->burst(1000);
+    $self->burst(400);
     my $expected = $self->entries;
     my $id = $self->{postgres}->value(q{SELECT outbox.replay(into_stream => 'copy:{%t}')});
     my $state = 'not begun';

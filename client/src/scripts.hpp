@@ -71,9 +71,9 @@ extern const script finish;
 extern const script bury;
 
 // Takes over entries, oldest first: of any consumer, this one as well, idle for min-idle or longer; or, with `mine`, those
-// that are pending with this consumer (a reply that never arrived). An entry that was trimmed away becomes a dead letter
-// without fields, with the error "the entry was trimmed away before it was handled"; but for `mine`, which answers it with no
-// fields: the consumer may have it in hand.
+// that are pending with this consumer (a reply that never arrived). An entry that was trimmed away, of a consumer that has not
+// been heard of for min-idle, becomes a dead letter without fields, with the error "the entry was trimmed away before it was
+// handled". One of this consumer is answered with no fields: it may be in hand.
 // KEYS: stream, its attempts hash, dead letter stream
 // ARGV: group, consumer, min-idle (ms), count, after (an id, "-" from the start), mine? (1/0)
 // Answers [number trimmed, id to go on after ('' at the end), [[id, fields, deliveries, attempts or -1 if never written
@@ -81,7 +81,7 @@ extern const script bury;
 extern const script take_over;
 
 // The leases of entries begin anew; answers the ids of those that are not owned. That of an entry that was trimmed away
-// cannot: somebody else may take it over, as a dead letter.
+// cannot: the consumer is heard of instead, so that nobody makes it a dead letter.
 // KEYS: stream   ARGV: group, consumer, ids…
 extern const script renew;
 

@@ -1,4 +1,4 @@
-# What a fault can do to a round besides killing: make events, lose and add entries, stop and preload processes.
+# What a fault can do to a round besides killing: make and replay events, lose and add entries, stop and preload processes.
 package Faults::Hand;
 
 use strict;
@@ -79,7 +79,7 @@ sub replay {
     for my $key (@{ $self->{keys} }) {
         my ($copy, $original) = map { [ Faults::Evidence::entries($self->{redis}, $_) ] } $key =~ s/^outbox/copy/r, $key;
         for my $entry (@$copy) {
-            my ($is, $was) = map { join ' ', @$_{qw(id event_id digest)} } $entry, shift @$original // { id => 'nothing', event_id => '', digest => '' };
+            my ($is, $was) = map { $_ ? join ' ', @$_{qw(id event_id digest)} : 'nothing' } $entry, shift @$original;
             next if $is eq $was;
             $self->blame("replayed: $key has $was where its copy has $is");
             last;

@@ -565,7 +565,7 @@ sub clock_jump {
         row => 'D1',
         shim => $whose,
         allowed => {%lease_lost},
-        # what is due in half a second of a clock that is an hour ahead is due in an hour
+        # what is due in half a second by a clock that is two hours ahead is due in two hours
         workload => [ $whose eq 'postgres' ? ('--delayed', 0) : () ],
         inject => sub {
             my ($round) = @_;
